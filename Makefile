@@ -1,0 +1,49 @@
+# Every target makes and uses .venv here. Where pip would fetch a CUDA build of torch that you do
+# not want: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make ...
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamps are keyed on these, so that an environment is made anew when they change.
+PINS := pyproject.toml constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# worksteal keeps neighbouring tests, and so the fixtures that they share, on one worker.
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
+
+.PHONY: demo test check lint format clean
+.DEFAULT_GOAL := check
+
+demo: $(VENV)/.stamp-base
+	$(BIN)/slimgpt demo
+
+test: lint
+	$(PYTEST) --cov --cov-report=term
+
+check: lint
+	$(PYTEST) tests/unit
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find slimgpt export serve bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and alone: whatever build of the pinned version is at hand (a local CPU wheel,
+# say) then satisfies the requirement of everything after it.
+$(VENV)/.stamp-base: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "SlimGPT needs Python 3.11 or later; say which with PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-base
+	$(PIP_INSTALL) -e ".[dev,data]"
+	@touch $@

@@ -1,0 +1,221 @@
+"""Token windows to calibrate on: from files, hub sets by name, or the model's own samples.
+
+Packing is the paper's: every document is tokenised without special tokens, with a blank line
+behind it, all are put into one stream, and windows start at distinct random places in it. Rows
+that hold token ids already are windows themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.errors import EnvironmentProblem, UsageError, missing_extra
+from slimgpt.progress import Progress, Silent, stage
+from slimgpt.text import Document, document, read_documents
+from slimgpt.tokenizer import encode, load_tokenizer, require_in_vocabulary
+
+SELF = "self"
+DEFAULT_SAMPLES = 128
+DEFAULT_SEQUENCE_LENGTH = 2048
+_BETWEEN = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSet:
+    """A data set of the hub: its repository, configuration, files and split."""
+
+    repository: str
+    configuration: str | None = None
+    files: str | None = None
+    split: str = "train"
+    rows: int | None = None
+
+
+HUB_SETS: dict[str, HubSet] = {
+    "c4": HubSet("allenai/c4", files="en/c4-train.00000-of-01024.json.gz", rows=200_000),
+    "wikitext2": HubSet("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "alpaca": HubSet("yahma/alpaca-cleaned"),
+    "gpt4-alpaca": HubSet("vicgalle/alpaca-gpt4"),
+}
+"""The paper's calibration sets: the first shard of C4 (200,000 documents), Alpaca, GPT4-Alpaca."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Windows of token ids and where they come from.
+
+    Attributes:
+        windows: (samples, tokens), int64.
+        sources: as named by the user, files without their folders.
+        seed: of the choice of windows.
+    """
+
+    windows: Tensor
+    sources: tuple[str, ...]
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        """The ``calibration`` entry of a recipe; the digest stands for the text itself."""
+        samples, tokens = self.windows.shape
+        return {
+            "sources": list(self.sources),
+            "samples": samples,
+            "sequence_length": tokens,
+            "seed": self.seed,
+            "windows_sha256": hashlib.sha256(self.windows.numpy().tobytes()).hexdigest(),
+        }
+
+
+def default_sequence_length(context_length: int | None) -> int:
+    """The paper's 2048 tokens, or the model's context where that is shorter."""
+    return min(DEFAULT_SEQUENCE_LENGTH, context_length or DEFAULT_SEQUENCE_LENGTH)
+
+
+def load_calibration(
+    checkpoint: Checkpoint,
+    sources: Sequence[str],
+    *,
+    samples: int,
+    sequence_length: int | None,
+    seed: int,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Windows from files, hub sets (see HUB_SETS) or ``self``.
+
+    Args:
+        checkpoint: the model; its tokenizer makes the tokens.
+        sources: paths or names; several are put one behind the other.
+        samples: number of windows.
+        sequence_length: tokens in a window; None takes 2048 or the model's context.
+        seed: of the choice of windows, or of sampling.
+        progress: watches.
+
+    Raises:
+        UsageError: too little text, or options out of range.
+        IntegrityError: token ids that the model does not have.
+        EnvironmentProblem: a hub set without the ``data`` extra or without a network.
+    """
+    length = sequence_length or default_sequence_length(checkpoint.meta.context_length)
+    _check_size(checkpoint, samples, length)
+    if list(sources) == [SELF]:
+        windows = _own_samples(checkpoint, samples, length, seed, progress or Silent())
+    elif SELF in sources:
+        raise UsageError("--calibration self can't be mixed with other sources")
+    else:
+        documents = [d for source in sources for d in _read(source)]
+        windows = _windows(checkpoint, documents, samples, length, seed)
+    return Calibration(windows, tuple(Path(s).name for s in sources), seed)
+
+
+def _check_size(checkpoint: Checkpoint, samples: int, length: int) -> None:
+    if samples < 1:
+        raise UsageError(f"--samples {samples}: give at least 1")
+    if length < 2:
+        raise UsageError(f"--sequence-length {length}: give at least 2")
+    context = checkpoint.meta.context_length
+    if context and length > context:
+        raise UsageError(
+            f"--sequence-length {length} is beyond the model's context of {context} tokens"
+        )
+
+
+def _read(source: str) -> list[Document]:
+    if source in HUB_SETS and not Path(source).exists():
+        return hub_documents(source, HUB_SETS[source])
+    return read_documents(Path(source))
+
+
+def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
+    """The documents of a hub set, through the ``datasets`` library.
+
+    Raises:
+        EnvironmentProblem: the library is missing, or the hub can't be reached.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise missing_extra(f"--calibration {name}", "data") from None
+    try:
+        rows = load_dataset(
+            hub_set.repository,
+            hub_set.configuration,
+            data_files=hub_set.files,
+            split=hub_set.split if hub_set.rows is None else f"{hub_set.split}[:{hub_set.rows}]",
+        )
+    except (OSError, ValueError, RuntimeError) as reason:
+        raise EnvironmentProblem(
+            f"--calibration {name}: {hub_set.repository} can't be loaded from the hub "
+            f"({type(reason).__name__}); give a text file, or --calibration self"
+        ) from None
+    return [document(row, f"{name} row {i}") for i, row in enumerate(rows, 1)]
+
+
+def _windows(
+    checkpoint: Checkpoint, documents: list[Document], samples: int, length: int, seed: int
+) -> Tensor:
+    vocabulary = checkpoint.shape.vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    if all(d.ids is not None for d in documents):
+        rows = [list(d.ids or ()) for d in documents]
+        for number, row in enumerate(rows, 1):
+            require_in_vocabulary(row, vocabulary, f"--calibration row {number}")
+        return _rows(rows, samples, length, generator)
+    tokenizer = load_tokenizer(checkpoint.directory)
+    stream: list[int] = []
+    for d in documents:
+        stream += d.ids if d.ids is not None else encode(tokenizer, d.text + _BETWEEN)
+    require_in_vocabulary(stream, vocabulary, "--calibration")
+    return _cut(stream, samples, length, generator)
+
+
+def _cut(stream: list[int], samples: int, length: int, generator: torch.Generator) -> Tensor:
+    """Windows at distinct uniform places of the stream."""
+    places = len(stream) - length + 1
+    if places < samples:
+        raise UsageError(
+            f"--calibration has {len(stream)} tokens, too short for {samples} distinct windows of "
+            f"{length}: give more text, or lower --samples or --sequence-length"
+        )
+    starts = torch.randperm(places, generator=generator)[:samples]
+    return torch.tensor(stream)[starts[:, None] + torch.arange(length)]
+
+
+def _rows(rows: list[list[int]], samples: int, length: int, generator: torch.Generator) -> Tensor:
+    """Random distinct rows of token ids, cut to the length."""
+    long_enough = [row[:length] for row in rows if len(row) >= length]
+    if len(long_enough) < samples:
+        raise UsageError(
+            f"--calibration has {len(long_enough)} rows of at least {length} token ids, too short "
+            f"for {samples} windows: give more rows, or lower --samples or --sequence-length"
+        )
+    chosen = torch.randperm(len(long_enough), generator=generator)[:samples]
+    return torch.tensor(long_enough)[chosen]
+
+
+def _own_samples(
+    checkpoint: Checkpoint, samples: int, length: int, seed: int, progress: Progress
+) -> Tensor:
+    """Samples of the dense model itself: calibration without any data."""
+    from transformers import AutoModelForCausalLM
+
+    from slimgpt.sampling import sample_windows
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.directory, local_files_only=True)
+    bos = model.generation_config.bos_token_id
+    with stage(progress, "sampling calibration", samples * length):
+        return sample_windows(
+            model.eval(),
+            samples=samples,
+            length=length,
+            bos_token_id=bos,
+            seed=seed,
+            progress=progress.advance,
+        )

@@ -1,0 +1,1 @@
+"""Reading and writing checkpoint directories: lazily, checked against hostile input, atomically."""

@@ -1,0 +1,89 @@
+"""The ``slimgpt`` command: maps verbs to modules, loaded when called; turns errors into lines."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from slimgpt import __version__
+from slimgpt.errors import SlimGPTError
+
+VERBS = {
+    "plan": "slimgpt.commands.plan:plan",
+    "prune": "slimgpt.commands.prune:prune",
+    "evaluate": "slimgpt.commands.evaluate:evaluate",
+    "inspect": "slimgpt.commands.inspect:inspect",
+    "generate": "slimgpt.commands.generate:generate",
+    "demo": "slimgpt.commands.demo:demo",
+}
+SUMMARIES = {
+    "plan": "Per-layer shapes, sizes and cost of a pruned model, from config.json alone.",
+    "prune": "Prune a checkpoint into a smaller one.",
+    "evaluate": "Perplexity of a model, and KL to the dense model.",
+    "inspect": "What a checkpoint holds and how it was made.",
+    "generate": "One completion, for the eye.",
+    "demo": "The main job on the embedded model, offline.",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, and not for ``--help``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, SUMMARIES[verb]) for verb in VERBS])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="slimgpt")
+def cli() -> None:
+    """Prune LLaMA-family language models into smaller ones that load everywhere.
+
+    MODEL is a checkpoint directory or a hub id; OUT must not exist and appears complete or not at
+    all. Exit codes: 0 done, 1 a gate failed, 2 usage, 3 unresolved measurement, 4 environment,
+    5 integrity.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; expected errors become one line."""
+    try:
+        cli.main(args=arguments, prog_name="slimgpt", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as nothing:
+        nothing.show()
+        return nothing.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except SlimGPTError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"slimgpt: {' '.join(message.split())}", err=True)
+    return code
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())

@@ -1,0 +1,1 @@
+"""One thin module a verb; slimgpt.cli finds them by name."""

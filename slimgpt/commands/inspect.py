@@ -1,0 +1,61 @@
+"""``slimgpt inspect``: what a checkpoint is, from its config, headers and manifest. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.text import Text
+
+from slimgpt.checkpoint.locate import locate
+from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.commands.console import Console, common
+from slimgpt.commands.shapes import layer_table, shape_document, totals_table
+
+
+@click.command()
+@click.argument("model")
+@common
+def inspect(console: Console, model: str) -> None:
+    """Show the shapes of MODEL, and how it was made if slimgpt made it."""
+    from slimgpt.release.manifest import read_manifest
+
+    checkpoint = Checkpoint(locate(model))
+    meta = checkpoint.meta
+    manifest = read_manifest(meta.directory)
+    described = {k: v for k, v in (manifest or {}).items() if k not in ("files", "shape")}
+    document: dict[str, Any] = {
+        "model": model,
+        "model_type": meta.config.get("model_type"),
+        "dtype": meta.dtype,
+        "uniform": meta.shape.is_uniform,
+        **shape_document(meta.shape, meta.bytes_per_value),
+        "weight_files": [str(p.relative_to(meta.directory)) for p in checkpoint.files],
+        "manifest": described or None,
+    }
+    lines = [
+        f"{model}: {document['model_type']}, {meta.dtype}, {len(checkpoint.files)} weight files"
+    ]
+    if manifest:
+        lines += _provenance(manifest)
+    tables = (
+        layer_table(meta.shape),
+        totals_table([("this model", meta.shape)], meta.bytes_per_value),
+    )
+    console.result(document, Group(*tables, Text("\n".join(lines))))
+
+
+def _provenance(manifest: dict[str, Any]) -> list[str]:
+    """The manifest in a few lines; whatever it lacks is left out."""
+    recipe, source = manifest.get("recipe", {}), manifest.get("source", {})
+    counts = manifest.get("parameters", {})
+    lines = [
+        f"pruned by slimgpt {manifest.get('slimgpt_version')} from {source.get('name')} "
+        f"(sha256 {str(source.get('digest'))[:16]}...)",
+        "recipe: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if k != "calibration"),
+    ]
+    if counts.get("decoder_before"):
+        removed = 1 - counts["decoder_after"] / counts["decoder_before"]
+        lines.append(f"removed: {removed:.2%} of the decoder's {counts['decoder_before']:,}")
+    return lines

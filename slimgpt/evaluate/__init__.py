@@ -1,0 +1,1 @@
+"""What pruning cost: perplexity, and the divergence from the dense model."""

@@ -1,0 +1,47 @@
+"""Qwen2 (q/k/v biases) and Qwen3 (q/k norms), dense; windows on the layers the config names."""
+
+from __future__ import annotations
+
+from slimgpt.families.base import Config, Family, flag, whole
+
+
+class _Qwen(Family):
+    def sliding_window(self, config: Config, layer: int) -> int | None:
+        if not flag(config, "use_sliding_window") or config.get("sliding_window", 4096) is None:
+            return None
+        window = whole({"sliding_window": 4096} | config, "sliding_window")
+        types = config.get("layer_types")
+        slides = (
+            types[layer] == "sliding_attention"
+            if types
+            else layer >= whole({"max_window_layers": 28} | config, "max_window_layers")
+        )
+        return window if slides else None
+
+
+class Qwen2(_Qwen):
+    """Qwen2 and Qwen2.5: q, k and v have biases."""
+
+    model_type = "qwen2"
+    architecture = "Qwen2ForCausalLM"
+    pruned_model_type = "slimgpt_qwen2"
+    pruned_architecture = "SlimQwen2ForCausalLM"
+
+    def traits(self, config: Config) -> dict[str, bool]:
+        return {"qkv_bias": True}
+
+
+class Qwen3(_Qwen):
+    """Qwen3, dense: q and k are normalised per head."""
+
+    model_type = "qwen3"
+    architecture = "Qwen3ForCausalLM"
+    pruned_model_type = "slimgpt_qwen3"
+    pruned_architecture = "SlimQwen3ForCausalLM"
+
+    def traits(self, config: Config) -> dict[str, bool]:
+        bias = flag(config, "attention_bias")
+        return {"qk_norm": True, "qkv_bias": bias, "output_bias": bias}
+
+    def _head_dim(self, config: Config, hidden: int, heads: int) -> int:
+        return whole({"head_dim": 128} | config, "head_dim")

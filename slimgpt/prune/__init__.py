@@ -1,0 +1,1 @@
+"""Pruning a checkpoint: stream the layers, choose, compensate, cut, and resume after a crash."""

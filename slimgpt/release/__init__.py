@@ -1,0 +1,1 @@
+"""What makes a pruned checkpoint a release: its manifest and its card."""

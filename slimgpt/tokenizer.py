@@ -1,0 +1,56 @@
+"""The tokenizer of a checkpoint, never by running code that the checkpoint brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimgpt.checkpoint.safety import inside, read_json
+from slimgpt.errors import IntegrityError
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The transformers tokenizer of a checkpoint directory.
+
+    A tokenizer class of the checkpoint's own (Baichuan) is not run: its SentencePiece model is
+    read as Llama's, which is what it is.
+
+    Raises:
+        IntegrityError: there is none, or its files are damaged.
+    """
+    if not any((directory / name).exists() for name in _FILES):
+        raise IntegrityError(
+            f"{directory} has no tokenizer ({', '.join(_FILES)}): copy it from the original model"
+        )
+    from transformers import AutoTokenizer, LlamaTokenizer
+
+    config = directory / "tokenizer_config.json"
+    own_code = config.exists() and "auto_map" in read_json(inside(directory, config))
+    try:
+        loader: Any = LlamaTokenizer if own_code else AutoTokenizer
+        return loader.from_pretrained(directory, local_files_only=True)
+    except Exception as reason:  # noqa: BLE001 - every tokenizer class raises its own kinds
+        raise IntegrityError(f"the tokenizer of {directory} can't be loaded: {reason}") from None
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids without special tokens; texts longer than the model's context are fine here."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def require_in_vocabulary(ids: Sequence[int], vocabulary: int, origin: str) -> None:
+    """Refuses ids that the embedding has no row for.
+
+    Raises:
+        IntegrityError: naming the largest.
+    """
+    if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+        wrong = max(ids) if max(ids) >= vocabulary else min(ids)
+        raise IntegrityError(
+            f"{origin}: token id {wrong} is beyond the model's vocabulary of {vocabulary}; the "
+            "tokenizer and the weights do not belong together"
+        )

@@ -1,0 +1,48 @@
+"""What every test relies on: threads, checked shapes, reference data, what a marker needs."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before anything imports slimgpt: shapes in its annotations are checked while testing.
+jaxtyping.install_import_hook("slimgpt.obs", "beartype.beartype")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, and in each process it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The project's reference models and texts, which stand beside the repository."""
+    folder = Path(os.environ.get("SLIMGPT_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}; SLIMGPT_SHARED may name another folder")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    reasons = {"gpu": _gpu_is_missing, "serving": _vllm_is_missing}
+    for marker, missing in reasons.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and (reason := missing()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _gpu_is_missing() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "needs a CUDA device; torch sees none"
+
+
+def _vllm_is_missing() -> str | None:
+    return None if importlib.util.find_spec("vllm") else "needs vLLM, which is not installed"
