@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from slimgpt import __version__
-from slimgpt.errors import SlimGPTError
+from slimgpt.errors import EnvironmentProblem, SlimGPTError
 
 VERBS = {
     "plan": "slimgpt.commands.plan:plan",
@@ -28,6 +28,7 @@ SUMMARIES = {
     "demo": "The main job on the embedded model, offline.",
 }
 INTERRUPTED = 130
+_LESS_MEMORY = "give fewer --samples or a shorter --sequence-length"
 
 
 class LazyGroup(click.Group):
@@ -76,11 +77,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        return _fail(_system_message(error), EnvironmentProblem.exit_code)
+    except MemoryError:
+        return _fail("out of memory: " + _LESS_MEMORY, EnvironmentProblem.exit_code)
     return 0
 
 
+def _system_message(error: OSError) -> str:
+    """What the system refused; a full disk in the middle of a run is the likeliest."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo(f"slimgpt: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    # Names come from files of anyone: what they hold must not steer a terminal.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    click.echo(f"slimgpt: {shown}", err=True)
     return code
 
 

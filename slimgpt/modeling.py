@@ -7,8 +7,9 @@ Nothing of the forward pass is written again. A model is built without layers by
 and then given one stock decoder layer per entry of ``config.per_layer_config``. Two things differ:
 
 * an absent sub-block contributes zero, and its norm is gone with it;
-* attention layers number their KV cache 0, 1, 2, ... without gaps, because transformers reads the
-  length of the past from cache 0, which stays empty when layer 0 has no attention.
+* attention layers take the first KV caches instead of those of their own number, because
+  transformers reads the length of the past from cache 0, which stays empty when layer 0 has no
+  attention.
 """
 
 from __future__ import annotations
@@ -32,8 +33,23 @@ from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 
 
+class _PerLayerWidths:
+    """What transformers' configs get wrong where layers differ."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        _let_windows_follow_attention(self)
+
+    def validate_rope(self: Any) -> None:
+        """Asks one layer: the check of longrope reads num_attention_heads, which differs."""
+        if self.is_heterogeneous:
+            self.per_layer_config[0].validate_rope()
+        else:
+            super().validate_rope()  # type: ignore[misc]
+
+
 @strict
-class SlimLlamaConfig(LlamaConfig):
+class SlimLlamaConfig(_PerLayerWidths, LlamaConfig):
     """A Llama whose layers may differ in heads and FFN width."""
 
     model_type = "slimgpt_llama"
@@ -43,21 +59,21 @@ class SlimLlamaConfig(LlamaConfig):
 
 
 @strict
-class SlimMistralConfig(MistralConfig):
+class SlimMistralConfig(_PerLayerWidths, MistralConfig):
     """A Mistral whose layers may differ in heads and FFN width."""
 
     model_type = "slimgpt_mistral"
 
 
 @strict
-class SlimQwen2Config(Qwen2Config):
+class SlimQwen2Config(_PerLayerWidths, Qwen2Config):
     """A Qwen2 whose layers may differ in heads and FFN width."""
 
     model_type = "slimgpt_qwen2"
 
 
 @strict
-class SlimQwen3Config(Qwen3Config):
+class SlimQwen3Config(_PerLayerWidths, Qwen3Config):
     """A Qwen3 whose layers may differ in heads and FFN width."""
 
     model_type = "slimgpt_qwen3"
@@ -66,6 +82,22 @@ class SlimQwen3Config(Qwen3Config):
 def absent(layer_config: Any, sub_block: str) -> bool:
     """Whether a layer's config skips ``attention`` or ``mlp``."""
     return sub_block in getattr(layer_config, "skip", [])
+
+
+def _attends(config: Any) -> list[bool]:
+    """Whether each layer has attention."""
+    return [not absent(layer, "attention") for layer in config.per_layer_config]
+
+
+def _let_windows_follow_attention(config: Any) -> None:
+    """Gives layers without attention the window of the first that has attention.
+
+    Else all layers of layer 0's window might lack attention, and no layer would fill cache 0.
+    """
+    types, attends = getattr(config, "layer_types", None), _attends(config)
+    if types and any(attends):
+        first = types[attends.index(True)]
+        config.layer_types = [t if a else first for t, a in zip(types, attends, strict=True)]
 
 
 class AbsentAttention(nn.Module):
@@ -91,7 +123,7 @@ def build_layer(
         layer_class: transformers' decoder layer of the family.
         config: one of the configs above.
         index: the layer's number; decides its window where windows differ by layer.
-        cache_index: its place among the layers that have attention.
+        cache_index: number of its KV cache.
     """
     layer_config = config.per_layer_config[index]
     # The sub-blocks a layer skips are built at width one and replaced: the config has no zero.
@@ -107,28 +139,31 @@ def build_layer(
     return layer  # type: ignore[no-any-return]
 
 
-def build_layers(layer_class: type[nn.Module], config: Any) -> nn.ModuleList:
-    """All decoder layers of a config, their KV caches numbered without gaps.
+def cache_slots(config: Any) -> list[int]:
+    """Which KV cache each layer writes to: the first free one that is made for its window.
 
-    Raises:
-        ValueError: some layer has no attention while windows differ between layers; the cache
-            that transformers builds could then not tell them apart.
+    transformers makes one cache a layer, for the window of that layer, and reads the length of the
+    past from cache 0. The first layer with attention takes it: where layer 0 has none, it has been
+    given that layer's window. The slot of a layer without attention is never used.
     """
-    layer_configs = list(config.per_layer_config)
-    has_attention = [not absent(c, "attention") for c in layer_configs]
-    types = set(getattr(config, "layer_types", None) or ())
-    if not all(has_attention) and len(types) > 1:
-        raise ValueError(
-            "a layer without attention can't be combined with layers of different attention "
-            f"windows ({', '.join(sorted(types))})"
-        )
-    return nn.ModuleList(
-        build_layer(layer_class, config, i, sum(has_attention[:i]))
-        for i in range(len(layer_configs))
-    )
+    attends = _attends(config)
+    types = getattr(config, "layer_types", None) or ["any"] * len(attends)
+    free = list(range(len(types)))
+    slots = []
+    for kind, used in zip(types, attends, strict=True):
+        slots.append(next(slot for slot in free if types[slot] == kind))
+        if used:
+            free.remove(slots[-1])
+    return slots
 
 
-def _without_layers(config: Any) -> Any:
+def build_layers(layer_class: type[nn.Module], config: Any) -> nn.ModuleList:
+    """All decoder layers of a config."""
+    slots = cache_slots(config)
+    return nn.ModuleList(build_layer(layer_class, config, i, slot) for i, slot in enumerate(slots))
+
+
+def without_layers(config: Any) -> Any:
     """The config of the same model with no decoder layer, for the stock constructor."""
     bare = copy.deepcopy(config)
     bare.per_layer_config = None
@@ -165,7 +200,7 @@ class _SlimModel(_Slim):
     layer_class: ClassVar[type[nn.Module]]
 
     def __init__(self, config: Any) -> None:
-        super().__init__(_without_layers(config))  # type: ignore[call-arg]
+        super().__init__(without_layers(config))  # type: ignore[call-arg]
         self._adopt(config)
         self.layers = build_layers(self.layer_class, config)
         types = getattr(config, "layer_types", None)
@@ -178,7 +213,7 @@ class _SlimCausalLM(_Slim):
     model_class: ClassVar[type[nn.Module]]
 
     def __init__(self, config: Any) -> None:
-        super().__init__(_without_layers(config))  # type: ignore[call-arg]
+        super().__init__(without_layers(config))  # type: ignore[call-arg]
         self._adopt(config)
         self.model = self.model_class(config)
         self.post_init()  # type: ignore[attr-defined]

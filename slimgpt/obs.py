@@ -77,7 +77,8 @@ def inverse(H: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     Raises:
         NotPositiveDefinite: H has no Cholesky factor.
     """
-    return torch.cholesky_inverse(_cholesky(H))
+    Hinv: Tensor = torch.cholesky_inverse(_cholesky(H))
+    return Hinv
 
 
 def _cholesky(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
@@ -93,10 +94,9 @@ def exact_scores(
     """E(S) of each unit alone: ||L^-1 W[:,S]'||^2 with L L' = H^-1[S,S], one batched solve."""
     if units.shape[1] == 1:
         S = units[:, 0]
-        scores: Tensor = W[:, S].square().sum(dim=0) / Hinv.diagonal()[S]
-        return scores
+        return W[:, S].square().sum(dim=0) / Hinv.diagonal()[S]
     L = _cholesky(_blocks(Hinv, units))
-    half = torch.linalg.solve_triangular(L, _columns(W, units), upper=False)
+    half: Tensor = torch.linalg.solve_triangular(L, W.T[units], upper=False)
     return half.square().sum((1, 2))
 
 
@@ -118,12 +118,6 @@ def _blocks(
     A: Float[Tensor, "in in"], units: Int[Tensor, "units size"]
 ) -> Float[Tensor, "units size size"]:
     return A[units[:, :, None], units[:, None, :]]
-
-
-def _columns(
-    W: Float[Tensor, "out in"], units: Int[Tensor, "units size"]
-) -> Float[Tensor, "units size out"]:
-    return W.T[units]
 
 
 def eliminate_(

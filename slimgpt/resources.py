@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 import sys
@@ -56,6 +57,20 @@ def require_disk(directory: Path, needed_bytes: int, purpose: str) -> None:
         )
 
 
+def require_memory(needed_bytes: int, purpose: str) -> None:
+    """Refuses work that the memory can't hold, where the system says how much there is.
+
+    Raises:
+        EnvironmentProblem: with what is needed and what is free.
+    """
+    free = available_memory_bytes()
+    if free is not None and free < needed_bytes:
+        raise EnvironmentProblem(
+            f"{purpose} needs {human_bytes(needed_bytes)} of memory, and {human_bytes(free)} are "
+            "free: lower --samples or --sequence-length"
+        )
+
+
 def resolve_device(name: str) -> torch.device:
     """The device of ``--device auto|cpu|cuda[:i]``.
 
@@ -65,13 +80,11 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
-    kind, _, number = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (
-        number and not (kind == "cuda" and number.isdigit())
-    ):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise UsageError(f"--device {name}: give auto, cpu, cuda or cuda:0, cuda:1, ...")
-    if kind == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(
             f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; use --device cpu, or "

@@ -23,12 +23,16 @@ def locate(model: str, *, config_only: bool = False) -> Path:
         UsageError: neither exists.
         EnvironmentProblem: the hub can't be reached.
     """
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as reason:  # too long a name, or the home of no user
+        raise UsageError(f"MODEL {model} can't be a path: {reason}") from None
     if path.is_dir():
         if not (path / "config.json").exists():
             raise UsageError(f"{model} has no config.json: MODEL is a checkpoint directory")
         return path
-    if path.exists():
+    if exists:
         raise UsageError(f"{model} is a file: MODEL is a checkpoint directory or a hub id")
     if model.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model):
         raise UsageError(f"{model} does not exist: MODEL is a checkpoint directory or a hub id")
@@ -40,6 +44,7 @@ def _from_hub(model: str, config_only: bool) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -52,7 +57,7 @@ def _from_hub(model: str, config_only: bool) -> Path:
                 ignore_patterns=_UNWANTED,
             )
         )
-    except (RepositoryNotFoundError, GatedRepoError):
+    except (RepositoryNotFoundError, GatedRepoError, HFValidationError):
         raise UsageError(
             f"{model} is neither a directory here nor a repository of the hub that you may read"
         ) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slimgpt.checkpoint.safety import inside, read_json, shard_path
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.families import Config, Family, WeightSource, family_of
+from slimgpt.families.base import whole
 from slimgpt.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -24,6 +25,17 @@ SOURCE_CARD = "SOURCE_README.md"
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_COUNTS = (
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+)
+_LARGEST_SIZE = 2**31 - 1
+_MOST_LAYERS = 10_000
 _OTHER_WEIGHTS = (*_PICKLES, ".safetensors", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 
 
@@ -56,12 +68,33 @@ def read_config(directory: Path) -> ConfigOnly:
         UsageError: the architecture is not supported.
     """
     raw = read_json(inside(directory, directory / "config.json"))
-    family = family_of(raw)
-    config = family.canonical(raw)
-    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    _check_values(raw)
+    try:
+        family = family_of(raw)
+        config = family.canonical(raw)
+        shape = family.shape(config)
+    except (TypeError, AttributeError, KeyError, IndexError) as reason:
+        raise IntegrityError(f"{directory}/config.json is malformed: {reason}") from None
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if dtype not in BYTES_PER_VALUE:
         raise UsageError(f"{directory} is stored as {dtype}: supported are {_dtypes()}")
-    return ConfigOnly(directory, config, family, family.shape(config), dtype)
+    return ConfigOnly(directory, config, family, shape, dtype)
+
+
+def _check_values(config: Config) -> None:
+    """What every family needs: names where names belong, and sizes that a model can have."""
+    named = config.get("architectures")
+    if named is not None and not (
+        isinstance(named, list) and all(isinstance(name, str) for name in named)
+    ):
+        raise IntegrityError(f"config.json: architectures must be a list of names, not {named!r}")
+    for key in _COUNTS:
+        value = config.get(key)
+        limit = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
+        if isinstance(value, int) and value > limit:
+            raise IntegrityError(f"config.json: {key} is {value}, beyond any model (at most {limit})")
+    if config.get("max_position_embeddings") is not None:
+        whole(config, "max_position_embeddings")
 
 
 class Checkpoint:
@@ -76,8 +109,9 @@ class Checkpoint:
         """Opens a checkpoint directory.
 
         Raises:
-            IntegrityError: a shard is missing, damaged or outside the directory; a weight is
-                missing, unknown or of the wrong shape; the weights are pickled.
+            IntegrityError: a shard is missing, damaged or outside the directory, or a sidecar is
+                a link out of it; a weight is missing, unknown or of the wrong shape; the weights
+                are pickled.
             UsageError: the architecture or the number format is not supported.
         """
         self.meta = read_config(directory)
@@ -90,6 +124,7 @@ class Checkpoint:
                 f"{directory} holds {', '.join(sorted(dtypes - set(_STORED)))} weights: supported "
                 f"are {_dtypes()}; prune first, quantise after"
             )
+        self.sidecars()
 
     @property
     def directory(self) -> Path:
@@ -117,12 +152,14 @@ class Checkpoint:
         """Everything beside weights and config: tokenizer, templates, licence, as relative paths.
 
         Raises:
-            IntegrityError: one is a link that leads out of the checkpoint.
+            IntegrityError: one is a link that leads out of the checkpoint, or to no file.
         """
         found = []
         for path in sorted(self.directory.rglob("*")):
             relative = path.relative_to(self.directory)
-            if any(part.startswith(".") for part in relative.parts) or path.is_dir():
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            if path.is_dir() and not path.is_symlink():
                 continue
             if path.name.endswith(_OTHER_WEIGHTS) or str(relative) in ("config.json", MANIFEST):
                 continue

@@ -14,6 +14,7 @@ from typing import Any
 from slimgpt.errors import IntegrityError
 
 _LARGEST_JSON_BYTES = 64 * 2**20
+_LONGEST_NAME = 255
 
 
 def inside(directory: Path, path: Path) -> Path:
@@ -23,17 +24,23 @@ def inside(directory: Path, path: Path) -> Path:
     are links to ``blobs/``.
 
     Raises:
-        IntegrityError: it leads elsewhere.
+        IntegrityError: it leads elsewhere, or to no file.
     """
-    target, root = path.resolve(), directory.resolve()
-    if target.is_relative_to(root):
-        return path
-    if root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs":
-        return path
-    raise IntegrityError(
-        f"{path.name} in {directory} is a link to a file outside the checkpoint ({target}): "
-        "replace it by the file itself"
+    try:
+        target, root = path.resolve(), directory.resolve()
+    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
+        raise IntegrityError(f"{path.name} in {directory} is no file, nor a link to one") from None
+    in_hub_cache = root.parent.name == "snapshots" and (
+        target.parent == root.parent.parent / "blobs"
     )
+    if not (target.is_relative_to(root) or in_hub_cache):
+        raise IntegrityError(
+            f"{path.name} in {directory} is a link to a file outside the checkpoint ({target}): "
+            "replace it by the file itself"
+        )
+    if not target.is_file():
+        raise IntegrityError(f"{path.name} in {directory} is no file, nor a link to one")
+    return path
 
 
 def shard_path(directory: Path, name: object) -> Path:
@@ -52,7 +59,7 @@ def shard_path(directory: Path, name: object) -> Path:
             f"the shard index of {directory} names {name!r}, a path outside the directory"
         )
     path = directory / name
-    if not path.exists() and not path.is_symlink():
+    if len(name) > _LONGEST_NAME or not (path.exists() or path.is_symlink()):
         raise IntegrityError(f"shard {name} of {directory} is missing: download it again")
     return inside(directory, path)
 
@@ -61,12 +68,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size.
 
     Raises:
-        IntegrityError: it is too large, no UTF-8, no JSON or no object.
+        IntegrityError: it can't be read, is too large, no UTF-8, no JSON or no object.
     """
-    if path.stat().st_size > _LARGEST_JSON_BYTES:
-        raise IntegrityError(f"{path} is larger than {_LARGEST_JSON_BYTES} bytes: no config is")
     try:
+        if path.stat().st_size > _LARGEST_JSON_BYTES:
+            raise IntegrityError(f"{path} is larger than {_LARGEST_JSON_BYTES} bytes: no config is")
         value = json.loads(path.read_text("utf-8"))
+    except OSError as reason:
+        raise IntegrityError(f"{path} can't be read: {reason.strerror}") from None
     except (ValueError, RecursionError) as reason:
         raise IntegrityError(f"{path} is not valid JSON: {reason}") from None
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from slimgpt.errors import UsageError
 from slimgpt.evaluate.windows import EvaluationText
 from slimgpt.progress import Progress, Silent, stage
 
-_TOKENS_A_BATCH = 4096
+_TOKENS_A_BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)

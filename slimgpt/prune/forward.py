@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimgpt.families import Config, Family
-from slimgpt.modeling import ARCHITECTURES, build_layer
+from slimgpt.modeling import ARCHITECTURES, build_layer, without_layers
 from slimgpt.prune.activations import Activations
 from slimgpt.shape import ModelShape
 
@@ -60,7 +60,9 @@ class LayerForward:
 
     def _position_embeddings(self) -> tuple[Tensor, Tensor]:
         shape = self._family.shape(self._config)
-        rotary = self._architecture.rotary(self._transformers_config(shape)).to(self._device)
+        # Some rope scalings read num_attention_heads, which a pruned model has one of a layer.
+        config = without_layers(self._transformers_config(shape))
+        rotary = self._architecture.rotary(config).to(self._device)
         carrier = torch.zeros(1, dtype=self._dtype, device=self._device)
         positions = torch.arange(self._tokens, device=self._device)[None]
         cos, sin = rotary(carrier, positions)
