@@ -8,19 +8,22 @@ that hold token ids already are windows themselves.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from slimgpt.checkpoint.reader import Checkpoint
-from slimgpt.errors import EnvironmentProblem, UsageError, missing_extra
+from slimgpt.errors import EnvironmentProblem, IntegrityError, UsageError, missing_extra
 from slimgpt.progress import Progress, Silent, stage
+from slimgpt.resources import require_memory
 from slimgpt.text import Document, document, read_documents
 from slimgpt.tokenizer import encode, load_tokenizer, require_in_vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SELF = "self"
 DEFAULT_SAMPLES = 128
@@ -74,9 +77,24 @@ class Calibration:
         }
 
 
-def default_sequence_length(context_length: int | None) -> int:
-    """The paper's 2048 tokens, or the model's context where that is shorter."""
-    return min(DEFAULT_SEQUENCE_LENGTH, context_length or DEFAULT_SEQUENCE_LENGTH)
+def window_length(context_length: int | None, samples: int, sequence_length: int | None) -> int:
+    """Tokens in a window: as asked, or the paper's 2048, or the model's context if shorter.
+
+    Raises:
+        UsageError: ``--samples`` or ``--sequence-length`` is out of range.
+    """
+    if samples < 1:
+        raise UsageError(f"--samples {samples}: give at least 1")
+    if sequence_length is None:
+        return min(DEFAULT_SEQUENCE_LENGTH, context_length or DEFAULT_SEQUENCE_LENGTH)
+    if sequence_length < 2:
+        raise UsageError(f"--sequence-length {sequence_length}: give at least 2")
+    if context_length and sequence_length > context_length:
+        raise UsageError(
+            f"--sequence-length {sequence_length} is beyond the model's context of "
+            f"{context_length} tokens"
+        )
+    return sequence_length
 
 
 def load_calibration(
@@ -100,11 +118,13 @@ def load_calibration(
 
     Raises:
         UsageError: too little text, or options out of range.
-        IntegrityError: token ids that the model does not have.
-        EnvironmentProblem: a hub set without the ``data`` extra or without a network.
+        IntegrityError: token ids that the model does not have, or a model that can't be sampled.
+        EnvironmentProblem: a hub set without the ``data`` extra or without a network; too little
+            memory.
     """
-    length = sequence_length or default_sequence_length(checkpoint.meta.context_length)
-    _check_size(checkpoint, samples, length)
+    length = window_length(checkpoint.meta.context_length, samples, sequence_length)
+    # Twice the ids: while windows are drawn or gathered, what they are made from is there too.
+    require_memory(2 * 8 * samples * length, f"--samples {samples} x {length} tokens")
     if list(sources) == [SELF]:
         windows = _own_samples(checkpoint, samples, length, seed, progress or Silent())
     elif SELF in sources:
@@ -115,22 +135,10 @@ def load_calibration(
     return Calibration(windows, tuple(Path(s).name for s in sources), seed)
 
 
-def _check_size(checkpoint: Checkpoint, samples: int, length: int) -> None:
-    if samples < 1:
-        raise UsageError(f"--samples {samples}: give at least 1")
-    if length < 2:
-        raise UsageError(f"--sequence-length {length}: give at least 2")
-    context = checkpoint.meta.context_length
-    if context and length > context:
-        raise UsageError(
-            f"--sequence-length {length} is beyond the model's context of {context} tokens"
-        )
-
-
 def _read(source: str) -> list[Document]:
     if source in HUB_SETS and not Path(source).exists():
         return hub_documents(source, HUB_SETS[source])
-    return read_documents(Path(source))
+    return read_documents(Path(source), "--calibration")
 
 
 def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
@@ -150,7 +158,7 @@ def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
             data_files=hub_set.files,
             split=hub_set.split if hub_set.rows is None else f"{hub_set.split}[:{hub_set.rows}]",
         )
-    except (OSError, ValueError, RuntimeError) as reason:
+    except Exception as reason:  # noqa: BLE001 - each library below has its own kinds
         raise EnvironmentProblem(
             f"--calibration {name}: {hub_set.repository} can't be loaded from the hub "
             f"({type(reason).__name__}); give a text file, or --calibration self"
@@ -161,6 +169,8 @@ def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
 def _windows(
     checkpoint: Checkpoint, documents: list[Document], samples: int, length: int, seed: int
 ) -> Tensor:
+    import torch
+
     vocabulary = checkpoint.shape.vocab_size
     generator = torch.Generator().manual_seed(seed)
     if all(d.ids is not None for d in documents):
@@ -169,27 +179,33 @@ def _windows(
             require_in_vocabulary(row, vocabulary, f"--calibration row {number}")
         return _rows(rows, samples, length, generator)
     tokenizer = load_tokenizer(checkpoint.directory)
-    stream: list[int] = []
+    stream = array("i")  # the first shard of C4 has 100 million tokens: 4 bytes each, not 36
     for d in documents:
-        stream += d.ids if d.ids is not None else encode(tokenizer, d.text + _BETWEEN)
-    require_in_vocabulary(stream, vocabulary, "--calibration")
+        ids = d.ids if d.ids is not None else encode(tokenizer, d.text + _BETWEEN)
+        require_in_vocabulary(ids, vocabulary, "--calibration")
+        stream.extend(ids)
     return _cut(stream, samples, length, generator)
 
 
-def _cut(stream: list[int], samples: int, length: int, generator: torch.Generator) -> Tensor:
+def _cut(stream: array[int], samples: int, length: int, generator: torch.Generator) -> Tensor:
     """Windows at distinct uniform places of the stream."""
+    import torch
+
     places = len(stream) - length + 1
     if places < samples:
         raise UsageError(
             f"--calibration has {len(stream)} tokens, too short for {samples} distinct windows of "
             f"{length}: give more text, or lower --samples or --sequence-length"
         )
-    starts = torch.randperm(places, generator=generator)[:samples]
-    return torch.tensor(stream)[starts[:, None] + torch.arange(length)]
+    starts = torch.randperm(places, generator=generator, dtype=torch.int32)[:samples]
+    ids = torch.frombuffer(stream, dtype=torch.int32)
+    return ids[starts[:, None] + torch.arange(length)].long()
 
 
 def _rows(rows: list[list[int]], samples: int, length: int, generator: torch.Generator) -> Tensor:
     """Random distinct rows of token ids, cut to the length."""
+    import torch
+
     long_enough = [row[:length] for row in rows if len(row) >= length]
     if len(long_enough) < samples:
         raise UsageError(
@@ -204,18 +220,19 @@ def _own_samples(
     checkpoint: Checkpoint, samples: int, length: int, seed: int, progress: Progress
 ) -> Tensor:
     """Samples of the dense model itself: calibration without any data."""
-    from transformers import AutoModelForCausalLM
-
+    from slimgpt.loading import load_model
     from slimgpt.sampling import sample_windows
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.directory, local_files_only=True)
-    bos = model.generation_config.bos_token_id
-    with stage(progress, "sampling calibration", samples * length):
-        return sample_windows(
-            model.eval(),
-            samples=samples,
-            length=length,
-            bos_token_id=bos,
-            seed=seed,
-            progress=progress.advance,
-        )
+    model, meta = load_model(checkpoint.directory, device="cpu", dtype=checkpoint.meta.dtype)
+    try:
+        with stage(progress, "sampling calibration", samples * length):
+            return sample_windows(
+                model,
+                samples=samples,
+                length=length,
+                bos_token_id=model.generation_config.bos_token_id,
+                seed=seed,
+                progress=progress.advance,
+            )
+    except ValueError as reason:
+        raise IntegrityError(f"--calibration self, {meta.directory}: {reason}") from None

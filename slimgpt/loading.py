@@ -7,8 +7,39 @@ from typing import Any
 
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
 from slimgpt.checkpoint.safety import read_json
-from slimgpt.errors import UsageError
+from slimgpt.errors import IntegrityError, SlimGPTError, UsageError
 from slimgpt.resources import resolve_device
+
+
+def require_loadable(meta: ConfigOnly) -> None:
+    """Lets transformers check what a shape does not need: rope, activation, norms, windows.
+
+    It builds the config, the rotary embedding and one layer without memory, in milliseconds.
+
+    Raises:
+        IntegrityError: transformers refuses config.json.
+    """
+    import torch
+
+    from slimgpt.modeling import ARCHITECTURES, build_layer, without_layers
+
+    architecture = ARCHITECTURES[meta.family.pruned_model_type]
+    values = meta.family.per_layer_config(meta.config, meta.shape)
+    try:
+        config = architecture.config.from_dict(values)
+        architecture.rotary(without_layers(config))
+        config._attn_implementation_internal = "sdpa"
+        with torch.device("meta"):
+            build_layer(architecture.model.layer_class, config, 0, 0)
+        for index in range(len(meta.shape.layers)):
+            meta.family.sliding_window(meta.config, index)
+    except SlimGPTError:
+        raise
+    except Exception as reason:  # noqa: BLE001 - every check of transformers has its own kind
+        raise IntegrityError(
+            f"{meta.directory}/config.json is refused by transformers: "
+            f"{type(reason).__name__}: {reason}"
+        ) from None
 
 
 def load_model(
@@ -24,6 +55,7 @@ def load_model(
     Raises:
         SlimGPTError: as :class:`~slimgpt.checkpoint.reader.Checkpoint`.
         UsageError: transformers can't load the family without running its code.
+        IntegrityError: a weight is NaN or infinite.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -33,6 +65,7 @@ def load_model(
 
     meta = Checkpoint(directory).meta
     target = resolve_device(device)
+    require_loadable(meta)
     if dtype == "auto":
         dtype = "float32" if target.type == "cpu" else meta.dtype
     raw = read_json(directory / "config.json")
@@ -43,6 +76,9 @@ def load_model(
         )
     disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), local_files_only=True
+        directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
     )
+    damaged = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
+    if damaged:
+        raise IntegrityError(f"{directory}: {damaged} holds NaN or infinite values in {dtype}")
     return model.to(target).eval(), meta

@@ -71,18 +71,35 @@ def damped(H: Float[Tensor, "in in"], term: float) -> Float[Tensor, "in in"]:
     return out
 
 
-def inverse(H: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """H^-1 by Cholesky.
+def damped_inverse(H: Float[Tensor, "n n"], term: float) -> Float[Tensor, "n n"]:
+    """(H + term I)^-1 in float64, by Cholesky in one buffer: for a wide FFN it is the peak memory.
 
     Raises:
-        NotPositiveDefinite: H has no Cholesky factor.
+        NotPositiveDefinite: there is no Cholesky factor.
     """
-    Hinv: Tensor = torch.cholesky_inverse(_cholesky(H))
+    A = _symmetric_factor_(damped(H, term))
+    Hinv: Tensor = torch.cholesky_inverse(A, out=A)
     return Hinv
+
+
+def _symmetric_factor_(A: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Lower Cholesky factor of a symmetric matrix, in place of it.
+
+    LAPACK works on columns; the transpose of a symmetric row-major matrix is the same matrix with
+    its columns in order, and spares torch a copy.
+    """
+    columns = A.mT
+    info = torch.empty((), dtype=torch.int32, device=A.device)
+    torch.linalg.cholesky_ex(columns, out=(columns, info))
+    return _checked(columns, info)
 
 
 def _cholesky(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     L, info = torch.linalg.cholesky_ex(A)
+    return _checked(L, info)
+
+
+def _checked(L: Tensor, info: Tensor) -> Tensor:
     if bool(info.any()) or not bool(torch.isfinite(L.diagonal(dim1=-2, dim2=-1)).all()):
         raise NotPositiveDefinite
     return L
@@ -144,10 +161,10 @@ def eliminate_(
 
 
 def removal_error(
-    W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], S: Int[Tensor, " size"]
+    W: Float[Tensor, "out in"], Hinv: Float[Tensor, "in in"], S: Int[Tensor, " size"]
 ) -> float:
     """E(S) = tr(W[:,S] (H^-1[S,S])^-1 W[:,S]'): the least error any W' without S can have."""
-    L = _cholesky(inverse(H)[S][:, S])
+    L = _cholesky(Hinv[S][:, S])
     removed = W[:, S].T.contiguous()
     return float((removed * torch.cholesky_solve(removed, L)).sum())
 
@@ -158,20 +175,30 @@ def output_error(dW: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> floa
 
 
 def refit(
-    W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], kept: Int[Tensor, " kept"]
+    W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], term: float, S: Int[Tensor, " size"]
 ) -> Float[Tensor, "out in"]:
-    """The least-squares weights on the kept columns, from the original W: zero elsewhere.
+    """The least-squares weights without the columns S, from the original W: zero at S.
 
-    The same optimum as the sequence of eliminations, without their accumulated rounding.
+    W'[:,K] = W[:,K] + (W[:,S] H[S,K]) (H[K,K] + term I)^-1, which is (W H)[:,K] (H[K,K])^-1 with
+    the part that cancels left out. The same optimum as the sequence of eliminations, without
+    their accumulated rounding.
 
     Raises:
-        NotPositiveDefinite: H[K,K] has no Cholesky factor.
+        NotPositiveDefinite: H[K,K] + term I has no Cholesky factor.
     """
-    L = _cholesky(H[kept][:, kept])
-    target = (H[kept, :] @ W.T).contiguous()  # (W H)[:,K]'
-    out = torch.zeros_like(W)
-    out[:, kept] = torch.cholesky_solve(target, L).T
+    K = _others(S, W.shape[1])
+    L = _symmetric_factor_(damped(H[K][:, K], term))
+    lost = H[K][:, S].to(W.dtype) @ W[:, S].T.contiguous()
+    out = W.clone()
+    out[:, S] = 0
+    out[:, K] += torch.cholesky_solve(lost, L).T
     return out
+
+
+def _others(S: Int[Tensor, " size"], width: int) -> Int[Tensor, " others"]:
+    keep = torch.ones(width, dtype=torch.bool, device=S.device)
+    keep[S] = False
+    return torch.nonzero(keep)[:, 0]
 
 
 def paper_group_sizes(total: int) -> Iterator[int]:
@@ -204,6 +231,7 @@ def gradual_group_sizes(total: int) -> Iterator[int]:
 def remove_exact(
     W: Float[Tensor, "out in"],
     H: Float[Tensor, "in in"],
+    term: float,
     units: Int[Tensor, "units size"],
     sizes: Sequence[int],
     allowed: Callable[[list[int]], Bool[Tensor, " units"]],
@@ -211,8 +239,9 @@ def remove_exact(
     """Greedy removal by exact score, one inversion with downdates, refit from the original.
 
     Args:
-        W: weights, float64.
-        H: damped Gram matrix, float64, positive definite.
+        W: weights, float64, zero in dead columns.
+        H: Gram matrix.
+        term: put on its diagonal throughout; see :func:`damping_term`.
         units: columns of each unit.
         sizes: how many units to remove in each round.
         allowed: which units may go next, given those gone.
@@ -220,7 +249,7 @@ def remove_exact(
     Raises:
         NotPositiveDefinite: H needs more damping.
     """
-    V, Hinv = W.clone(), inverse(H)
+    V, Hinv = W.clone(), damped_inverse(H, term)
     gone: list[int] = []
     for size in sizes:
         alive = torch.nonzero(allowed(gone))[:, 0]
@@ -228,13 +257,14 @@ def remove_exact(
         chosen = alive[torch.argsort(scores, stable=True)[:size]]
         eliminate_(V, Hinv, units[chosen].flatten())
         gone += chosen.tolist()
-    del V, Hinv
-    return Removal(tuple(gone), refit(W, H, _kept_columns(units, gone, W.shape[1])))
+    del V, Hinv  # before the refit makes buffers of its own
+    return Removal(tuple(gone), refit(W, H, term, units[gone].flatten()))
 
 
 def remove_paper(
     W: Float[Tensor, "out in"],
     H: Float[Tensor, "in in"],
+    term: float,
     units: Int[Tensor, "units size"],
     sizes: Sequence[int],
     allowed: Callable[[list[int]], Bool[Tensor, " units"]],
@@ -248,19 +278,11 @@ def remove_paper(
     gone: list[int] = []
     for size in sizes:
         alive = torch.nonzero(allowed(gone))[:, 0]
-        columns = _kept_columns(units, gone, W.shape[1])
-        Hinv = torch.zeros_like(H)
-        Hinv[columns[:, None], columns] = inverse(H[columns][:, columns])
+        left = _others(units[gone].flatten(), W.shape[1])
+        Hinv = torch.zeros_like(H, dtype=torch.float64)
+        Hinv[left[:, None], left] = damped_inverse(H[left][:, left], term)
         scores = grouped_cholesky_scores(V, Hinv, units[alive])
         chosen = alive[torch.argsort(scores, stable=True)[:size]]
         eliminate_(V, Hinv, units[chosen].flatten())
         gone += chosen.tolist()
     return Removal(tuple(gone), V)
-
-
-def _kept_columns(
-    units: Int[Tensor, "units size"], gone: list[int], width: int
-) -> Int[Tensor, " kept"]:
-    keep = torch.ones(width, dtype=torch.bool, device=units.device)
-    keep[units[gone].flatten()] = False
-    return torch.nonzero(keep)[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +23,30 @@ class Document:
     ids: tuple[int, ...] | None = None
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: Path, option: str) -> list[Document]:
     """All documents of a file.
 
     A plain file is one document. Rows of JSON have ``text``, or ``instruction`` with optional
     ``input`` and ``output`` (Alpaca), or ``input_ids``.
 
+    Args:
+        path: the file.
+        option: the flag that named it, for messages.
+
     Raises:
         UsageError: the file is missing, unreadable or empty, or a row has none of these.
     """
+    origin = f"{option} {path}"
     if not path.is_file():
-        raise UsageError(f"{path} is no file: give text as {FORMATS}")
+        raise UsageError(f"{origin} is no file: give text as {FORMATS}")
     kind = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
     try:
         with _open(path) as file:
-            documents = list(_documents(file, kind, path))
-    except (UnicodeDecodeError, OSError, EOFError) as reason:
-        raise UsageError(f"{path} is no readable UTF-8 text: {reason}") from None
+            documents = list(_documents(file, kind, origin))
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as reason:
+        raise UsageError(f"{origin} is no readable UTF-8 text: {reason}") from None
     if not any(d.text.strip() or d.ids for d in documents):
-        raise UsageError(f"{path} is empty: give a file with text")
+        raise UsageError(f"{origin} is empty: give a file with text")
     return documents
 
 
@@ -52,7 +58,7 @@ def document(row: Any, origin: str) -> Document:
     """
     if isinstance(row, Mapping):
         ids = row.get("input_ids")
-        if isinstance(ids, list) and all(isinstance(i, int) for i in ids):
+        if isinstance(ids, list) and all(type(i) is int for i in ids):
             return Document("", tuple(ids))
         if isinstance(row.get("text"), str):
             return Document(row["text"])
@@ -65,24 +71,35 @@ def document(row: Any, origin: str) -> Document:
 
 
 def _open(path: Path) -> IO[str]:
+    """As it is, line ends included; only the mark that some editors put in front goes."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8", newline="\n")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    return path.open(encoding="utf-8-sig", newline="\n")
 
 
-def _documents(file: IO[str], kind: str, path: Path) -> Iterator[Document]:
-    if kind not in (".json", ".jsonl"):
-        yield Document(file.read())
-        return
+def _documents(file: IO[str], kind: str, origin: str) -> Iterator[Document]:
+    if kind == ".jsonl":
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{origin} line {number}"
+                yield document(_parsed(line, where), where)
+    elif kind == ".json":
+        rows = _parsed(file.read(), origin)
+        if not isinstance(rows, list):
+            raise UsageError(f"{origin} holds no list of rows: give [{{...}}, ...] or .jsonl")
+        yield from (document(row, f"{origin} row {i}") for i, row in enumerate(rows, 1))
+    else:
+        text = file.read()
+        if "\0" in text:
+            raise UsageError(f"{origin} is no text, it holds zero bytes: give {FORMATS}")
+        yield Document(text)
+
+
+def _parsed(text: str, origin: str) -> Any:
     try:
-        if kind == ".json":
-            rows = json.load(file)
-            yield from (document(row, f"{path} row {i}") for i, row in enumerate(rows, 1))
-        else:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield document(json.loads(line), f"{path} line {number}")
-    except ValueError as reason:
-        if isinstance(reason, UnicodeDecodeError):
-            raise
-        raise UsageError(f"{path} is no valid JSON: {reason}") from None
+        return json.loads(text)
+    except json.JSONDecodeError as reason:
+        where = f"{reason.msg} at character {reason.pos}"
+        raise UsageError(f"{origin} is no valid JSON: {where}") from None
+    except (ValueError, RecursionError) as reason:  # numbers of thousands of digits, deep nesting
+        raise UsageError(f"{origin} is no valid JSON: {reason}") from None

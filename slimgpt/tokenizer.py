@@ -19,27 +19,40 @@ def load_tokenizer(directory: Path) -> Any:
     read as Llama's, which is what it is.
 
     Raises:
-        IntegrityError: there is none, or its files are damaged.
+        IntegrityError: there is none, its files are damaged, or one is a link out of there.
     """
     if not any((directory / name).exists() for name in _FILES):
         raise IntegrityError(
             f"{directory} has no tokenizer ({', '.join(_FILES)}): copy it from the original model"
         )
+    for path in directory.iterdir():
+        if path.is_symlink():
+            inside(directory, path)  # transformers follows every link
     from transformers import AutoTokenizer, LlamaTokenizer
 
     config = directory / "tokenizer_config.json"
     own_code = config.exists() and "auto_map" in read_json(inside(directory, config))
     try:
         loader: Any = LlamaTokenizer if own_code else AutoTokenizer
-        return loader.from_pretrained(directory, local_files_only=True)
+        return loader.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as reason:  # noqa: BLE001 - every tokenizer class raises its own kinds
         raise IntegrityError(f"the tokenizer of {directory} can't be loaded: {reason}") from None
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids without special tokens; texts longer than the model's context are fine here."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = tokenizer(well_formed(text), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     return ids
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, replaced by question marks.
+
+    JSON can spell them, and they stand for bytes on a command line that are no UTF-8.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def require_in_vocabulary(ids: Sequence[int], vocabulary: int, origin: str) -> None:
@@ -51,6 +64,6 @@ def require_in_vocabulary(ids: Sequence[int], vocabulary: int, origin: str) -> N
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
         wrong = max(ids) if max(ids) >= vocabulary else min(ids)
         raise IntegrityError(
-            f"{origin}: token id {wrong} is beyond the model's vocabulary of {vocabulary}; the "
-            "tokenizer and the weights do not belong together"
+            f"{origin}: token id {wrong} is beyond the model's vocabulary of {vocabulary}: text "
+            "and weights need the same tokenizer"
         )

@@ -30,7 +30,7 @@ def locate(model: str, *, config_only: bool = False) -> Path:
         raise UsageError(f"MODEL {model} can't be a path: {reason}") from None
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise UsageError(f"{model} has no config.json: MODEL is a checkpoint directory")
+            raise UsageError(f"{path} has no config.json: MODEL is a checkpoint directory")
         return path
     if exists:
         raise UsageError(f"{model} is a file: MODEL is a checkpoint directory or a hub id")

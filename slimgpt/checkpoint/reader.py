@@ -92,7 +92,9 @@ def _check_values(config: Config) -> None:
         value = config.get(key)
         limit = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
         if isinstance(value, int) and value > limit:
-            raise IntegrityError(f"config.json: {key} is {value}, beyond any model (at most {limit})")
+            raise IntegrityError(
+                f"config.json: {key} is {value}, beyond any model (at most {limit})"
+            )
     if config.get("max_position_embeddings") is not None:
         whole(config, "max_position_embeddings")
 
@@ -232,7 +234,8 @@ def _headers(
 
 def _index(directory: Path) -> dict[str, Path]:
     path = directory / INDEX
-    if not path.exists():
+    # Where both exist, transformers loads the single file.
+    if not path.exists() or (directory / SINGLE).exists():
         return {}
     weight_map: Any = read_json(inside(directory, path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

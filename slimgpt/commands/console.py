@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ from rich.progress import (
 from slimgpt.errors import UsageError
 
 _PLAIN_INTERVAL_S = 10.0
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""Text is printed as it is: a path may well hold ``[bold]``."""
 LARGEST_SEED = 2**32 - 1
 
 
@@ -38,7 +41,7 @@ class Console:
     def __init__(self, *, as_json: bool, quiet: bool, log_file: Path | None) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        self._err = RichConsole(stderr=True, highlight=False)
+        self._err = RichConsole(stderr=True, **_PLAIN)
         self._log = _open_log(log_file)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -48,14 +51,15 @@ class Console:
     def result(self, document: Mapping[str, Any], rendered: RenderableType) -> None:
         """Prints the outcome: the document with ``--json``, else what is made for people."""
         if self.as_json:
-            click.echo(json.dumps(document, indent=2))
+            click.echo(json.dumps(document, indent=2, allow_nan=False))
         else:
             # A pipe has no width; tables keep theirs.
-            RichConsole(highlight=False, width=None if sys.stdout.isatty() else 120).print(rendered)
+            width = None if sys.stdout.isatty() else 120
+            RichConsole(width=width, **_PLAIN).print(rendered)
 
     def message(self, text: str) -> None:
         if not self._quiet:
-            self._err.print(text, markup=False)
+            self._err.print(text)
         self.record("message", {"text": text})
 
     def record(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -89,7 +93,7 @@ class Console:
             left = (self._told - self._started) / self._done * (self._total - self._done)
             share = f"{self._done}/{self._total}" if self._total < 100_000 else ""
             share = share or f"{self._done / self._total:.0%}"
-            self._err.print(f"{self._stage}: {share}, about {left:.0f} s left", markup=False)
+            self._err.print(f"{self._stage}: {share}, about {left:.0f} s left")
 
     def finish(self) -> None:
         if self._bar:
@@ -97,6 +101,11 @@ class Console:
             self._bar = self._task = None
         seconds = time.monotonic() - self._started
         self.record("stage done", {"stage": self._stage, "seconds": seconds})
+
+    def close(self) -> None:
+        """Closes the log file."""
+        if self._log:
+            self._log.close()
 
 
 def _open_log(path: Path | None) -> IO[str] | None:
@@ -125,9 +134,10 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         log_file: Path | None,
         **options: Any,
     ) -> None:
-        if as_json or quiet:
-            _silence_libraries()
-        command(console=Console(as_json=as_json, quiet=quiet, log_file=log_file), **options)
+        _silence_libraries(bars=not (as_json or quiet))
+        console = Console(as_json=as_json, quiet=quiet, log_file=log_file)
+        with closing(console):
+            command(console=console, **options)
 
     return wrapped
 
@@ -157,9 +167,11 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def _silence_libraries() -> None:
-    """transformers' own bars and warnings stay out of ``--json`` and ``--quiet`` runs."""
+def _silence_libraries(*, bars: bool) -> None:
+    """Warnings of transformers stay out: what matters is said in our words."""
     import os
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not bars:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

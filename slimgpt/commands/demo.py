@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from slimgpt.commands.console import Console, common
+from slimgpt.errors import UsageError
 from slimgpt.resources import human_bytes
 
 
@@ -29,6 +30,8 @@ def demo(console: Console, ratio: float, keep: Path | None) -> None:
     """
     from slimgpt.demo.run import run_demo
 
+    if keep and (keep.exists() or keep.is_symlink()):
+        raise UsageError(f"--keep {keep} exists: give a directory that does not")
     with tempfile.TemporaryDirectory(prefix="slimgpt-demo-") as folder:
         done = run_demo(keep or Path(folder) / "pruned", ratio, console)
     plan, rows = done.pruned.plan, done.rows()

@@ -49,22 +49,22 @@ def evaluate(
     Numbers of different windows are different quantities: the protocol stands beside each.
     """
     from slimgpt.checkpoint.locate import locate
+    from slimgpt.checkpoint.reader import read_config
     from slimgpt.evaluate.perplexity import measure
     from slimgpt.evaluate.windows import load_text
     from slimgpt.loading import load_model
 
     directory = locate(model)
     dense = locate(baseline) if baseline else None
-    loaded, meta = load_model(directory, device=device, dtype=dtype)
+    meta = read_config(directory)
+    if dense and (other := read_config(dense).shape.vocab_size) != meta.shape.vocab_size:
+        raise UsageError(
+            f"--baseline {baseline} has a vocabulary of {other}, {model} one of "
+            f"{meta.shape.vocab_size}: KL needs the same"
+        )
     windows = load_text(meta, text, window, protocol)
-    reference = None
-    if dense:
-        reference, dense_meta = load_model(dense, device=device, dtype=dtype)
-        if dense_meta.shape.vocab_size != meta.shape.vocab_size:
-            raise UsageError(
-                f"--baseline {baseline} has a vocabulary of {dense_meta.shape.vocab_size}, {model} "
-                f"one of {meta.shape.vocab_size}: KL needs the same"
-            )
+    loaded, _ = load_model(directory, device=device, dtype=dtype)
+    reference = load_model(dense, device=device, dtype=dtype)[0] if dense else None
     quality = measure(loaded, windows, reference, progress=console)
     document = quality.to_json() | {"dtype": str(loaded.dtype).removeprefix("torch.")}
     table = Table("", "perplexity", "KL to dense", title=f"{text.name}: {windows.protocol}")

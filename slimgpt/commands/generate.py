@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 
 import click
 
@@ -38,29 +39,39 @@ def generate(
 ) -> None:
     """One completion of PROMPT by MODEL, for the eye."""
     import torch
+    from transformers import GenerationConfig
 
     from slimgpt.checkpoint.locate import locate
     from slimgpt.loading import load_model
-    from slimgpt.tokenizer import load_tokenizer, require_in_vocabulary
+    from slimgpt.tokenizer import load_tokenizer, require_in_vocabulary, well_formed
 
+    if not isfinite(temperature):
+        raise UsageError(f"--temperature {temperature}: give a number, like 0.7")
     directory = locate(model)
     loaded, meta = load_model(directory, device=device, dtype=dtype)
     tokenizer = load_tokenizer(directory)
-    ids = tokenizer(prompt)["input_ids"]
+    ids = tokenizer(well_formed(prompt), verbose=False)["input_ids"]
     if not ids:
         raise UsageError("PROMPT is empty: give some text to go on from")
     require_in_vocabulary(ids, meta.shape.vocab_size, "PROMPT")
     room = (meta.context_length or len(ids) + max_new_tokens) - len(ids)
     if room < 1:
-        raise UsageError(f"PROMPT has {len(ids)} tokens, the model's context {meta.context_length}")
+        raise UsageError(
+            f"PROMPT has {len(ids)} tokens, beyond the model's context of {meta.context_length}"
+        )
     torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
-    started = time.monotonic()
-    output = loaded.generate(
-        torch.tensor([ids], device=loaded.device),
+    # Not the checkpoint's own settings: 0 and --temperature mean the same for every model.
+    loaded.generation_config = GenerationConfig(
         max_new_tokens=min(max_new_tokens, room),
-        **({"do_sample": False} | sampling),
-    )[0]
+        do_sample=temperature > 0,
+        temperature=temperature or None,
+        top_k=0,
+        eos_token_id=loaded.generation_config.eos_token_id,
+        pad_token_id=0,
+    )
+    prompt_ids = torch.tensor([ids], device=loaded.device)
+    started = time.monotonic()
+    output = loaded.generate(prompt_ids, attention_mask=torch.ones_like(prompt_ids))[0]
     seconds = time.monotonic() - started
     new = len(output) - len(ids)
     text = tokenizer.decode(output[len(ids) :], skip_special_tokens=True)

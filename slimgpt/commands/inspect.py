@@ -9,9 +9,10 @@ from rich.console import Group
 from rich.text import Text
 
 from slimgpt.checkpoint.locate import locate
-from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
 from slimgpt.commands.console import Console, common
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
+from slimgpt.errors import IntegrityError
 
 
 @click.command()
@@ -38,7 +39,12 @@ def inspect(console: Console, model: str) -> None:
         f"{model}: {document['model_type']}, {meta.dtype}, {len(checkpoint.files)} weight files"
     ]
     if manifest:
-        lines += _provenance(manifest)
+        try:
+            lines += _provenance(manifest)
+        except (TypeError, AttributeError, KeyError, ZeroDivisionError) as reason:
+            raise IntegrityError(
+                f"{meta.directory / MANIFEST} is no manifest of slimgpt: {reason}"
+            ) from None
     tables = (
         layer_table(meta.shape),
         totals_table([("this model", meta.shape)], meta.bytes_per_value),

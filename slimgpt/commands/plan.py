@@ -9,10 +9,11 @@ import click
 from rich.console import Group
 from rich.text import Text
 
+from slimgpt.calibration import window_length
 from slimgpt.checkpoint.locate import locate
 from slimgpt.checkpoint.reader import read_config
 from slimgpt.commands.console import Console, common
-from slimgpt.commands.pruning import prune_options, pruning_options
+from slimgpt.commands.pruning import prune_options, pruning_options, window_options
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.estimate import estimate
 from slimgpt.resources import human_bytes
@@ -21,8 +22,7 @@ from slimgpt.resources import human_bytes
 @click.command()
 @click.argument("model")
 @pruning_options
-@click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--sequence-length", type=click.IntRange(min=2), help="[default: as prune]")
+@window_options
 @common
 def plan(
     console: Console, model: str, samples: int, sequence_length: int | None, **options: Any
@@ -30,7 +30,7 @@ def plan(
     """Show what pruning MODEL would give: per-layer shapes, sizes and cost. Reads no weights."""
     meta = read_config(locate(model, config_only=True))
     planned = prune_options(**options).plan(meta.shape)
-    tokens = sequence_length or min(2048, meta.context_length or 2048)
+    tokens = window_length(meta.context_length, samples, sequence_length)
     cost = estimate(planned, samples, tokens, meta.bytes_per_value)
     document = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from slimgpt.commands.console import Console, common, device_options, seed_option
-from slimgpt.commands.pruning import prune_options, pruning_options
+from slimgpt.commands.pruning import prune_options, pruning_options, window_options
 from slimgpt.resources import human_bytes
 
 CALIBRATION_HELP = (
@@ -22,12 +22,7 @@ CALIBRATION_HELP = (
 @click.argument("out", type=click.Path(path_type=Path))
 @pruning_options
 @click.option("--calibration", multiple=True, default=("c4",), help=CALIBRATION_HELP)
-@click.option("--samples", type=int, default=128, show_default=True, help="Calibration windows.")
-@click.option(
-    "--sequence-length",
-    type=int,
-    help="Tokens in a window.  [default: 2048, or the model's context]",
-)
+@window_options
 @click.option(
     "--activations",
     type=click.Choice(["auto", "memory", "disk"]),
@@ -63,8 +58,8 @@ def prune(
     settings = prune_options(fresh=not resume, **options)
     from slimgpt.calibration import load_calibration
     from slimgpt.checkpoint.locate import locate
+    from slimgpt.prune.destination import require_absent
     from slimgpt.prune.driver import prune as run
-    from slimgpt.prune.driver import require_absent
 
     require_absent(out)
     directory = locate(model)

@@ -63,6 +63,18 @@ def pruning_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def window_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds ``--samples`` and ``--sequence-length``."""
+    command = click.option(
+        "--sequence-length",
+        type=int,
+        help="Tokens in a window.  [default: 2048, or the model's context]",
+    )(command)
+    return click.option(
+        "--samples", type=int, default=128, show_default=True, help="Calibration windows."
+    )(command)
+
+
 def prune_options(
     *,
     ratio: float,

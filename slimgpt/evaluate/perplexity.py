@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, isfinite
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimgpt.errors import UsageError
+from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.evaluate.windows import EvaluationText
 from slimgpt.progress import Progress, Silent, stage
 
@@ -48,8 +48,9 @@ class Quality:
         return document
 
     def _entry(self, nll: float) -> dict[str, Any]:
+        value = perplexity(nll)  # JSON has no infinity
         return {
-            "value": perplexity(nll),
+            "value": value if isfinite(value) else None,
             "tokens": self.text.scored_tokens,
             "window": self.text.windows.shape[1],
             "text": self.text.name,
@@ -79,6 +80,7 @@ def measure(
 
     Raises:
         UsageError: the vocabularies differ.
+        IntegrityError: a model predicts NaN.
     """
     if baseline is not None and baseline.config.vocab_size != model.config.vocab_size:
         raise UsageError(
@@ -92,6 +94,10 @@ def measure(
         for windows in text.windows.split(batch):
             totals += _score(model, baseline, windows)
             watcher.advance(len(windows))
+    if not totals.isfinite().all():
+        raise IntegrityError(
+            "the predictions are no numbers: the weights are damaged, or --dtype float32 is needed"
+        )
     nll, baseline_nll, kl = (totals / text.scored_tokens).tolist()
     if baseline is None:
         return Quality(nll, None, None, text)

@@ -53,6 +53,7 @@ def load_text(
 
     Raises:
         UsageError: the text is shorter than one window, or the window beyond the context.
+        IntegrityError: a token id that the model does not have.
     """
     if window < 2:
         raise UsageError(f"--window {window}: give at least 2 tokens")
@@ -60,10 +61,12 @@ def load_text(
         raise UsageError(
             f"--window {window} is beyond the model's context of {meta.context_length} tokens"
         )
-    documents = read_documents(path)
-    if all(d.ids is not None for d in documents):
-        streams = [list(d.ids or ()) for d in documents]
-        how = "rows of token ids"
+    documents = read_documents(path, "--text")
+    rows = [list(d.ids) for d in documents if d.ids is not None]
+    if rows and len(rows) < len(documents):
+        raise UsageError(f"--text {path} mixes rows of text with rows of token ids: give one kind")
+    if rows:
+        streams, how = rows, "rows of token ids"
     else:
         text, how = _join([d.text for d in documents], protocol)
         tokenizer = load_tokenizer(meta.directory)

@@ -7,6 +7,7 @@ Llama) and a :class:`~slimgpt.shape.ModelShape`; an adapter translates its famil
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +103,8 @@ class Family:
 
         The global widths are the largest, which is what readers that know no better should take.
         """
-        out = {k: v for k, v in config.items() if k != "auto_map"}
+        # A copy to the bottom: transformers writes defaults into the rope entries of what it reads.
+        out = {k: deepcopy(v) for k, v in config.items() if k != "auto_map"}
         return out | {
             "model_type": self.pruned_model_type,
             "architectures": [self.pruned_architecture],

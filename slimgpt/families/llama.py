@@ -31,8 +31,13 @@ class Llama(Family):
         if shape.qkv_bias or shape.ffn_bias:
             return config
         config = {k: v for k, v in config.items() if k not in ("attention_bias", "mlp_bias")}
-        return config | {
-            "model_type": "mistral",
-            "architectures": ["MistralForCausalLM"],
-            "sliding_window": None,
-        }
+        # Where the file says nothing, LlamaConfig takes 2048 positions and MistralConfig 131072.
+        return (
+            {"max_position_embeddings": 2048}
+            | config
+            | {
+                "model_type": "mistral",
+                "architectures": ["MistralForCausalLM"],
+                "sliding_window": None,
+            }
+        )

@@ -149,7 +149,7 @@ def _remove(
     while damping <= _MOST_DAMPING:
         try:
             term = obs.damping_term(H, damping, method.reference)
-            return Outcome(method.remove(W, obs.damped(H, term), units, sizes, allowed), damping)
+            return Outcome(method.remove(W, H, term, units, sizes, allowed), damping)
         except obs.NotPositiveDefinite:
             damping = max(damping * 10, _LEAST_RETRY)
     raise IntegrityError(

@@ -21,18 +21,19 @@ from slimgpt.checkpoint.writer import (
     write_durably,
     write_json,
 )
-from slimgpt.errors import UsageError
+from slimgpt.loading import require_loadable
 from slimgpt.planning import Plan
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.activations import Activations, activation_bytes, embed, on_disk
 from slimgpt.prune.choose import METHODS
+from slimgpt.prune.destination import require_absent, require_apart
 from slimgpt.prune.forward import LayerForward
-from slimgpt.prune.journal import Journal, work_directory
+from slimgpt.prune.journal import Journal
 from slimgpt.prune.layer import LayerPruner
 from slimgpt.prune.options import PruneOptions
 from slimgpt.release.card import model_card
 from slimgpt.release.manifest import environment, parameters, write_manifest
-from slimgpt.resources import peak_rss_bytes, require_disk, resolve_device
+from slimgpt.resources import peak_rss_bytes, require_disk, require_memory, resolve_device
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -93,21 +94,13 @@ def prune(
     started = time.monotonic()
     progress = progress or Silent()
     require_absent(out)
+    require_apart(model, out)
     checkpoint = Checkpoint(model)
+    require_loadable(checkpoint.meta)
     plan = options.plan(checkpoint.shape)
     run = _Run(checkpoint, out, options, plan, source_name or model.resolve().name, progress)
     resumed = run.execute(calibrate)
     return PruneResult(out, plan, time.monotonic() - started, peak_rss_bytes(), resumed)
-
-
-def require_absent(out: Path) -> None:
-    """Refuses an OUT that exists, unless a killed run had just published it.
-
-    Raises:
-        UsageError: OUT exists.
-    """
-    if (out.exists() or out.is_symlink()) and not work_directory(out).exists():
-        raise UsageError(f"{out} exists: give an OUT that does not, or remove it first")
 
 
 class _Run:
@@ -132,9 +125,10 @@ class _Run:
 
     def execute(self, calibrate: Callable[[Checkpoint], Calibration]) -> int:
         """Runs to the end and returns how many layers were finished before."""
-        result_bytes = self.plan.target.weight_bytes(self.checkpoint.meta.bytes_per_value)
-        require_disk(self.out.parent, 2 * result_bytes, "the pruned checkpoint")
+        self._require_room(0)
         calibration = calibrate(self.checkpoint) if self.removes else None
+        if calibration is not None:
+            self._require_room(self._activation_bytes(calibration))
         digest = self._check_source()
         recipe = self._recipe(calibration)
         fingerprint = {
@@ -156,6 +150,20 @@ class _Run:
             self._publish(journal, digest, recipe)
             journal.remove()
         return done
+
+    def _require_room(self, activations: int) -> None:
+        """Disk for the result, twice while it is put together, and a place for activations."""
+        result = 2 * self.plan.target.weight_bytes(self.checkpoint.meta.bytes_per_value)
+        if on_disk(self.options.activations, activations):
+            what = "the pruned checkpoint with its calibration activations"
+            require_disk(self.out.parent, result + activations, what)
+        else:
+            require_disk(self.out.parent, result, "the pruned checkpoint")
+            require_memory(activations, "--activations memory")
+
+    def _activation_bytes(self, calibration: Calibration) -> int:
+        samples, tokens = calibration.windows.shape
+        return activation_bytes(samples, tokens, self.plan.source.hidden_size, self.dtype)
 
     def _check_source(self) -> str:
         total = sum(path.stat().st_size for path in self.checkpoint.files)
@@ -221,13 +229,8 @@ class _Run:
 
     def _embed(self, calibration: Calibration, journal: Journal) -> Activations:
         windows = calibration.windows
-        hidden = self.plan.source.hidden_size
-        samples, tokens = windows.shape
-        size = activation_bytes(samples, tokens, hidden, self.dtype)
-        file = None
-        if on_disk(self.options.activations, size):
-            require_disk(self.out.parent, size, "calibration activations")
-            file = journal.directory / "activations"
+        mapped = on_disk(self.options.activations, self._activation_bytes(calibration))
+        file = journal.directory / "activations" if mapped else None
         embedding = self.checkpoint.outer(EMBEDDING)
         return embed(windows, embedding, self.dtype, self.device, file)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RUN = "run.json"
+_LOCK = "lock"
 
 
 class Journal:
@@ -121,7 +122,7 @@ class Journal:
             self._lock = None
 
     def _take_lock(self) -> None:
-        self._lock = (self.directory / "lock").open("w")
+        self._lock = (self.directory / _LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -134,7 +135,7 @@ class Journal:
         for path in self.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name != _LOCK:
                 path.unlink()
 
     def _require_same(self, run: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -155,6 +156,13 @@ class Journal:
         while self.block(count).exists():
             count += 1
         return count
+
+
+def is_work(directory: Path) -> bool:
+    """Whether a directory is a run's work, or one that was killed before it put its lock there."""
+    if directory.is_symlink() or not directory.is_dir():
+        return False
+    return (directory / _LOCK).exists() or not any(directory.iterdir())
 
 
 def work_directory(out: Path) -> Path:

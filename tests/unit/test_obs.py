@@ -58,32 +58,48 @@ def columns(units: Tensor, chosen: tuple[int, ...] | list[int]) -> list[int]:
 @pytest.mark.parametrize("removed", [[3], [0, 11], [1, 2, 3, 4, 7]])
 def test_predicted_error_is_the_least_squares_error(removed):
     W, X, H = problem()
-    predicted = obs.removal_error(W, H, torch.tensor(removed))
+    predicted = obs.removal_error(W, obs.damped_inverse(H, 0.0), torch.tensor(removed))
     assert predicted == pytest.approx(least_squares_error(W, X, removed), rel=RELATIVE)
 
 
 def test_elimination_adds_up_to_the_predicted_error_and_to_the_measured_one():
     W, X, H = problem()
-    V, Hinv = W.clone(), obs.inverse(H)
+    V, Hinv = W.clone(), obs.damped_inverse(H, 0.0)
     parts = [obs.eliminate_(V, Hinv, torch.tensor(S)) for S in ([2, 5], [0], [7, 8, 9])]
     measured = float(((V - W) @ X).square().sum())
     assert sum(parts) == pytest.approx(measured, rel=RELATIVE)
     union = torch.tensor([2, 5, 0, 7, 8, 9])
-    assert measured == pytest.approx(obs.removal_error(W, H, union), rel=RELATIVE)
+    assert measured == pytest.approx(
+        obs.removal_error(W, obs.damped_inverse(H, 0.0), union), rel=RELATIVE
+    )
 
 
 def test_refit_equals_the_sequence_of_eliminations():
     W, _, H = problem(1)
-    V, Hinv = W.clone(), obs.inverse(H)
+    V, Hinv = W.clone(), obs.damped_inverse(H, 0.0)
     for S in ([4], [1, 6], [10]):
         obs.eliminate_(V, Hinv, torch.tensor(S))
-    kept = torch.tensor([0, 2, 3, 5, 7, 8, 9, 11])
-    torch.testing.assert_close(obs.refit(W, H, kept), V, rtol=RELATIVE, atol=1e-9)
+    refitted = obs.refit(W, H, 0.0, torch.tensor([4, 1, 6, 10]))
+    torch.testing.assert_close(refitted, V, rtol=RELATIVE, atol=1e-9)
+
+
+def test_refit_is_the_textbook_formula():
+    W, _, H = problem(14)
+    kept = [0, 2, 3, 5, 7, 8, 9, 11]
+    expected = (W @ H)[:, kept] @ torch.linalg.inv(H[kept][:, kept])
+    refitted = obs.refit(W, H, 0.0, torch.tensor([4, 1, 6, 10]))
+    torch.testing.assert_close(refitted[:, kept], expected, rtol=1e-8, atol=1e-9)
+
+
+def test_the_inverse_is_computed_in_place_and_right():
+    _, _, H = problem(15)
+    expected = torch.linalg.inv(H + 2.0 * torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(obs.damped_inverse(H, 2.0), expected, rtol=1e-8, atol=1e-12)
 
 
 def test_downdated_inverse_is_the_inverse_of_what_is_left():
     W, _, H = problem(2)
-    Hinv = obs.inverse(H)
+    Hinv = obs.damped_inverse(H, 0.0)
     obs.eliminate_(W, Hinv, torch.tensor([0, 5]))
     left = [i for i in range(12) if i not in (0, 5)]
     expected = torch.linalg.inv(H[left][:, left])
@@ -93,14 +109,14 @@ def test_downdated_inverse_is_the_inverse_of_what_is_left():
 def test_exact_scores_are_the_error_of_each_unit_alone():
     W, X, H = problem(3)
     for units in (heads(), neurons()):
-        scores = obs.exact_scores(W, obs.inverse(H), units)
+        scores = obs.exact_scores(W, obs.damped_inverse(H, 0.0), units)
         expected = [least_squares_error(W, X, columns(units, [i])) for i in range(len(units))]
         torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_grouped_cholesky_scores_follow_the_paper_column_by_column():
     W, _, H = problem(4)
-    Hinv, units = obs.inverse(H), heads()
+    Hinv, units = obs.damped_inverse(H, 0.0), heads()
     expected = []
     for unit in units:
         L = torch.linalg.cholesky(Hinv[unit][:, unit])
@@ -113,14 +129,14 @@ def test_grouped_cholesky_scores_fall_short_of_the_true_error():
     short = []
     for seed in range(20):
         W, _, H = problem(seed, inputs=24, outputs=16, tokens=200)
-        Hinv, units = obs.inverse(H), heads(24, 8)
+        Hinv, units = obs.damped_inverse(H, 0.0), heads(24, 8)
         short.append(obs.grouped_cholesky_scores(W, Hinv, units) / obs.exact_scores(W, Hinv, units))
     assert torch.cat(short).mean() < 0.8
 
 
 def test_both_scores_agree_on_units_of_one_column():
     W, _, H = problem(5)
-    Hinv = obs.inverse(H)
+    Hinv = obs.damped_inverse(H, 0.0)
     torch.testing.assert_close(
         obs.grouped_cholesky_scores(W, Hinv, neurons()), obs.exact_scores(W, Hinv, neurons())
     )
@@ -130,7 +146,7 @@ def test_both_scores_agree_on_units_of_one_column():
 @pytest.mark.parametrize("units", [heads(), neurons()], ids=["heads", "neurons"])
 def test_each_greedy_choice_is_the_best_next_one_of_an_exhaustive_search(seed, units):
     W, X, H = problem(seed)
-    removal = obs.remove_exact(W, H, units, [1] * 3, any_left(units))
+    removal = obs.remove_exact(W, H, 0.0, units, [1] * 3, any_left(units))
     gone: list[int] = []
     for unit in removal.units:
         others = [u for u in range(len(units)) if u not in gone]
@@ -142,14 +158,14 @@ def test_each_greedy_choice_is_the_best_next_one_of_an_exhaustive_search(seed, u
 @pytest.mark.parametrize("seed", range(6))
 def test_one_removed_head_is_the_best_of_all(seed):
     W, X, H = problem(seed)
-    (unit,) = obs.remove_exact(W, H, heads(), [1], any_left(heads())).units
+    (unit,) = obs.remove_exact(W, H, 0.0, heads(), [1], any_left(heads())).units
     errors = [least_squares_error(W, X, columns(heads(), [u])) for u in range(4)]
     assert unit == errors.index(min(errors))
 
 
 def test_greedy_removal_is_close_to_the_best_subset():
     W, X, H = problem(7, inputs=10)
-    removal = obs.remove_exact(W, H, neurons(10), [1] * 4, any_left(neurons(10)))
+    removal = obs.remove_exact(W, H, 0.0, neurons(10), [1] * 4, any_left(neurons(10)))
     best = min(least_squares_error(W, X, list(S)) for S in combinations(range(10), 4))
     assert least_squares_error(W, X, list(removal.units)) <= 2 * best
 
@@ -158,7 +174,7 @@ def test_greedy_removal_is_close_to_the_best_subset():
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [3, 1], [4]])
 def test_weights_after_removal_are_optimal_for_what_is_left(remove, sizes):
     W, X, H = problem(8)
-    removal = remove(W, H, neurons(), sizes, any_left(neurons()))
+    removal = remove(W, H, 0.0, neurons(), sizes, any_left(neurons()))
     measured = float(((removal.weight - W) @ X).square().sum())
     least = least_squares_error(W, X, list(removal.units))
     assert measured == pytest.approx(least, rel=1e-8)
@@ -169,7 +185,7 @@ def test_weights_after_removal_are_optimal_for_what_is_left(remove, sizes):
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_compensation_beats_truncation(seed, count):
     W, _, H = problem(seed)
-    removal = obs.remove_exact(W, H, neurons(), [1] * count, any_left(neurons()))
+    removal = obs.remove_exact(W, H, 0.0, neurons(), [1] * count, any_left(neurons()))
     truncated = W.clone()
     truncated[:, list(removal.units)] = 0
     assert obs.output_error(removal.weight - W, H) < obs.output_error(truncated - W, H)
@@ -178,7 +194,7 @@ def test_compensation_beats_truncation(seed, count):
 def test_the_paper_removes_with_identity_in_place_of_what_is_gone():
     """Inverting the block of the survivors is what the paper's identity trick computes."""
     W, _, H = problem(9)
-    removal = obs.remove_paper(W, H, heads(), [1, 1], any_left(heads()))
+    removal = obs.remove_paper(W, H, 0.0, heads(), [1, 1], any_left(heads()))
     V, G = W.clone(), H.clone()
     gone: list[int] = []
     for _ in range(2):
@@ -197,11 +213,10 @@ def test_the_paper_removes_with_identity_in_place_of_what_is_gone():
 
 def test_damping_keeps_predicted_and_penalised_error_equal():
     W, _, H = problem(10)
-    damped = obs.damped(H, 3.0)
-    removal = obs.remove_exact(W, damped, neurons(), [2, 2], any_left(neurons()))
+    removal = obs.remove_exact(W, H, 3.0, neurons(), [2, 2], any_left(neurons()))
     dW = removal.weight - W
     penalised = obs.output_error(dW, H) + 3.0 * float(dW.square().sum())
-    predicted = obs.removal_error(W, damped, torch.tensor(removal.units))
+    predicted = obs.removal_error(W, obs.damped_inverse(H, 3.0), torch.tensor(removal.units))
     assert penalised == pytest.approx(predicted, rel=RELATIVE)
 
 
@@ -210,7 +225,7 @@ def test_dead_columns_go_first_and_cost_nothing():
     X[[4, 9]] = 0
     H = X @ X.T
     W[:, obs.dead_columns(H)] = 0
-    removal = obs.remove_exact(W, obs.damped(H, 0.0), neurons(), [1, 1, 1], any_left(neurons()))
+    removal = obs.remove_exact(W, H, 0.0, neurons(), [1, 1, 1], any_left(neurons()))
     assert set(removal.units[:2]) == {4, 9}
     assert least_squares_error(W, X, [4, 9]) == pytest.approx(0, abs=1e-9)
 
@@ -228,8 +243,8 @@ def test_a_singular_matrix_is_reported_and_damping_mends_it():
     W, X, _ = problem(13, tokens=4)
     H = X @ X.T
     with pytest.raises(obs.NotPositiveDefinite):
-        obs.remove_exact(W, obs.damped(H, 0.0), neurons(), [1], any_left(neurons()))
-    obs.remove_exact(W, obs.damped(H, 1e-3), neurons(), [1], any_left(neurons()))
+        obs.remove_exact(W, H, 0.0, neurons(), [1], any_left(neurons()))
+    obs.remove_exact(W, H, 1e-3, neurons(), [1], any_left(neurons()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,5 @@
+"""``python -m slimgpt``: the command line without its script."""
+
+from slimgpt.cli import main
+
+main()

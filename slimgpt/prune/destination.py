@@ -1,0 +1,48 @@
+"""Where a result may go: an OUT that does not exist, in a folder that can take it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from slimgpt.checkpoint.reader import MANIFEST
+from slimgpt.errors import UsageError
+from slimgpt.prune.journal import is_work, work_directory
+
+
+def require_absent(out: Path) -> None:
+    """Refuses an OUT that exists, unless a killed run had just published it.
+
+    Raises:
+        UsageError: OUT exists or can't be made, or something else lies where the run would work.
+    """
+    if out.name in ("", ".."):
+        raise UsageError(f"OUT {out} names no new directory: give one that does not exist")
+    try:
+        taken = out.exists() or out.is_symlink()
+        work = work_directory(out)
+        busy = work.exists() or work.is_symlink()
+        home = next(path for path in out.absolute().parents if path.exists())
+    except OSError as reason:  # a name too long, a folder that can't be searched
+        raise UsageError(f"OUT {out}: {reason.strerror}") from None
+    if taken and not (is_work(work) and (out / MANIFEST).is_file()):
+        raise UsageError(f"{out} exists: give an OUT that does not, or remove it first")
+    if busy and not is_work(work):
+        raise UsageError(
+            f"{work}, where the run would work, exists and is no unfinished run: move it away or "
+            "give another OUT"
+        )
+    if not home.is_dir():
+        raise UsageError(f"OUT {out} can't be made: {home} is a file")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise UsageError(f"OUT {out} can't be made: {home} is not writable")
+
+
+def require_apart(model: Path, out: Path) -> None:
+    """Refuses an OUT within MODEL, which stays as it is.
+
+    Raises:
+        UsageError: OUT lies inside MODEL.
+    """
+    if out.resolve().is_relative_to(model.resolve()):
+        raise UsageError(f"OUT {out} lies inside MODEL {model}: give an OUT outside it")
