@@ -28,7 +28,6 @@ SUMMARIES = {
     "demo": "The main job on the embedded model, offline.",
 }
 INTERRUPTED = 130
-_LESS_MEMORY = "give fewer --samples or a shorter --sequence-length"
 
 
 class LazyGroup(click.Group):
@@ -79,8 +78,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(_system_message(error), EnvironmentProblem.exit_code)
-    except MemoryError:
-        return _fail("out of memory: " + _LESS_MEMORY, EnvironmentProblem.exit_code)
     return 0
 
 

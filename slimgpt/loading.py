@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
-from slimgpt.checkpoint.safety import read_json
 from slimgpt.errors import IntegrityError, SlimGPTError, UsageError
 from slimgpt.resources import resolve_device
 
@@ -68,10 +67,9 @@ def load_model(
     require_loadable(meta)
     if dtype == "auto":
         dtype = "float32" if target.type == "cpu" else meta.dtype
-    raw = read_json(directory / "config.json")
-    if raw.get("model_type") != meta.config.get("model_type"):
+    if meta.stored_type != meta.config["model_type"]:
         raise UsageError(
-            f"{directory} is a {raw.get('model_type')} checkpoint, which transformers loads only "
+            f"{directory} is a {meta.stored_type} checkpoint, which transformers loads only "
             "with the code it brings: convert it first with slimgpt prune --ratio 0"
         )
     disable_progress_bar()

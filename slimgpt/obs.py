@@ -111,7 +111,9 @@ def exact_scores(
     """E(S) of each unit alone: ||L^-1 W[:,S]'||^2 with L L' = H^-1[S,S], one batched solve."""
     if units.shape[1] == 1:
         S = units[:, 0]
-        return W[:, S].square().sum(dim=0) / Hinv.diagonal()[S]
+        # Norms of all columns: gathering some of a wide W would cost a copy in every round.
+        norms: Tensor = torch.linalg.vector_norm(W, dim=0)
+        return norms[S].square() / Hinv.diagonal()[S]
     L = _cholesky(_blocks(Hinv, units))
     half: Tensor = torch.linalg.solve_triangular(L, W.T[units], upper=False)
     return half.square().sum((1, 2))

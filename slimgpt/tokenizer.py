@@ -21,7 +21,7 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
         IntegrityError: there is none, its files are damaged, or one is a link out of there.
     """
-    if not any((directory / name).exists() for name in _FILES):
+    if not has_tokenizer(directory):
         raise IntegrityError(
             f"{directory} has no tokenizer ({', '.join(_FILES)}): copy it from the original model"
         )
@@ -32,11 +32,37 @@ def load_tokenizer(directory: Path) -> Any:
 
     config = directory / "tokenizer_config.json"
     own_code = config.exists() and "auto_map" in read_json(inside(directory, config))
+    loader: Any = LlamaTokenizer if own_code else AutoTokenizer
     try:
-        loader: Any = LlamaTokenizer if own_code else AutoTokenizer
-        return loader.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        settings = {"add_prefix_space": _adds_dummy_prefix(directory)} if own_code else {}
+        return loader.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, **settings
+        )
     except Exception as reason:  # noqa: BLE001 - every tokenizer class raises its own kinds
         raise IntegrityError(f"the tokenizer of {directory} can't be loaded: {reason}") from None
+
+
+def _adds_dummy_prefix(directory: Path) -> bool:
+    """Whether a SentencePiece model puts a space in front of every text; Llama's do."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString(inside(directory, directory / "tokenizer.model").read_bytes())
+    return bool(model.normalizer_spec.add_dummy_prefix)
+
+
+def save_tokenizer(source: Path, directory: Path) -> None:
+    """Writes a tokenizer that AutoTokenizer loads the same under any model type.
+
+    AutoTokenizer goes by the model type of config.json, and reads the same files otherwise when a
+    conversion has changed it.
+    """
+    load_tokenizer(source).save_pretrained(directory)
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether any tokenizer file is there."""
+    return any((directory / name).exists() for name in _FILES)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 import slimgpt.cli
 import slimgpt.commands.prune
 import slimgpt.prune.driver
-import slimgpt.sampling  # noqa: F401 - imported before the forks
+import slimgpt.sampling
 
 
 def fork(arguments: list[str]) -> int:

@@ -82,7 +82,8 @@ def make_model(directory: Path, depth: int) -> None:
 def _random(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     if len(size) == 1:
         return torch.ones(size, dtype=torch.bfloat16)
-    return (torch.randn(size, generator=generator) * size[1] ** -0.5).to(torch.bfloat16)
+    scaled: torch.Tensor = torch.randn(size, generator=generator) * size[1] ** -0.5
+    return scaled.to(torch.bfloat16)
 
 
 def make_rows(path: Path, samples: int, tokens: int) -> None:

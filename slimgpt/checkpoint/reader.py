@@ -41,13 +41,23 @@ _OTHER_WEIGHTS = (*_PICKLES, ".safetensors", ".h5", ".msgpack", ".gguf", ".onnx"
 
 @dataclass(frozen=True, slots=True)
 class ConfigOnly:
-    """What config.json alone says: enough for plans and estimates."""
+    """What config.json alone says: enough for plans and estimates.
+
+    Attributes:
+        directory: of the checkpoint.
+        config: in the terms of a stock transformers class.
+        family: adapter.
+        shape: widths.
+        dtype: of the stored weights, as torch spells it.
+        stored_type: ``model_type`` as the file has it.
+    """
 
     directory: Path
     config: Config
     family: Family
     shape: ModelShape
     dtype: str
+    stored_type: str
 
     @property
     def bytes_per_value(self) -> int:
@@ -78,7 +88,7 @@ def read_config(directory: Path) -> ConfigOnly:
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if dtype not in BYTES_PER_VALUE:
         raise UsageError(f"{directory} is stored as {dtype}: supported are {_dtypes()}")
-    return ConfigOnly(directory, config, family, shape, dtype)
+    return ConfigOnly(directory, config, family, shape, dtype, raw["model_type"])
 
 
 def _check_values(config: Config) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.reader import CARD, INDEX, MANIFEST, SINGLE, SOURCE_CARD, Checkpoint
+from slimgpt.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +26,20 @@ SHARD_BYTES = 2**30
 
 
 def write_durably(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file that is there whole, on the disk, or not at all."""
+    """A safetensors file that is there whole, on the disk, or not at all.
+
+    Raises:
+        EnvironmentProblem: it can't be written, because the disk is full, say.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, metadata={"format": "pt", **metadata})
+    try:
+        save_file(contiguous, partial, metadata={"format": "pt", **metadata})
+    except SafetensorError as reason:
+        raise EnvironmentProblem(f"{partial} can't be written: {reason}") from None
     sync(partial)
     partial.replace(path)
     sync(path.parent)
@@ -45,7 +54,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def shard_plan(block_bytes: list[int], limit: int = SHARD_BYTES) -> list[list[int]]:
+def shard_plan(block_bytes: list[int], limit: int) -> list[list[int]]:
     """Groups consecutive blocks into shards of at most ``limit`` bytes, or of one block.
 
     >>> shard_plan([4, 3, 3, 9, 1], limit=7)
@@ -69,7 +78,7 @@ def assemble(blocks: list[Path], directory: Path) -> None:
     """
     from safetensors import safe_open
 
-    shards = shard_plan([path.stat().st_size for path in blocks])
+    shards = shard_plan([path.stat().st_size for path in blocks], SHARD_BYTES)
     weight_map: dict[str, str] = {}
     total = 0
     for number, members in enumerate(shards, 1):

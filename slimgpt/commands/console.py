@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 
 _PLAIN_INTERVAL_S = 10.0
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
@@ -63,9 +63,17 @@ class Console:
         self.record("message", {"text": text})
 
     def record(self, event: str, fields: Mapping[str, Any]) -> None:
-        if self._log:
+        if not self._log:
+            return
+        try:
             self._log.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
             self._log.flush()
+        except OSError as reason:
+            name = self._log.name
+            self.close()
+            raise EnvironmentProblem(
+                f"--log-file {name} can't be written: {reason.strerror}"
+            ) from None
 
     def start(self, stage: str, total: int) -> None:
         self._stage, self._total, self._done = stage, total, 0
@@ -105,7 +113,9 @@ class Console:
     def close(self) -> None:
         """Closes the log file."""
         if self._log:
-            self._log.close()
+            with suppress(OSError):  # every line was flushed, or said to be lost
+                self._log.close()
+            self._log = None
 
 
 def _open_log(path: Path | None) -> IO[str] | None:

@@ -13,26 +13,20 @@ import torch
 
 from slimgpt.calibration import Calibration
 from slimgpt.checkpoint.digest import require_finite, source_digest
-from slimgpt.checkpoint.reader import CARD, Checkpoint
-from slimgpt.checkpoint.writer import (
-    assemble,
-    copy_sidecars,
-    publish,
-    write_durably,
-    write_json,
-)
+from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.checkpoint.writer import write_durably
 from slimgpt.loading import require_loadable
 from slimgpt.planning import Plan
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.activations import Activations, activation_bytes, embed, on_disk
 from slimgpt.prune.choose import METHODS
 from slimgpt.prune.destination import require_absent, require_apart
+from slimgpt.prune.finish import finish
 from slimgpt.prune.forward import LayerForward
 from slimgpt.prune.journal import Journal
 from slimgpt.prune.layer import LayerPruner
 from slimgpt.prune.options import PruneOptions
-from slimgpt.release.card import model_card
-from slimgpt.release.manifest import environment, parameters, write_manifest
+from slimgpt.release.manifest import environment, parameters
 from slimgpt.resources import peak_rss_bytes, require_disk, require_memory, resolve_device
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -147,7 +141,11 @@ class _Run:
                 self._prune_layers(journal, calibration, done)
             else:
                 self._copy_layers(journal, done)
-            self._publish(journal, digest, recipe)
+            with stage(self.progress, "writing checkpoint", 1):
+                source = {"name": self.source_name, "digest": digest}
+                device = self.device.type
+                finish(journal, self.checkpoint, self.plan, self.out, source, recipe, device)
+                self.progress.advance()
             journal.remove()
         return done
 
@@ -234,28 +232,6 @@ class _Run:
         embedding = self.checkpoint.outer(EMBEDDING)
         return embed(windows, embedding, self.dtype, self.device, file)
 
-    def _publish(self, journal: Journal, digest: str, recipe: dict[str, Any]) -> None:
-        count = len(self.plan.source.layers)
-        meta = self.checkpoint.meta
-        with stage(self.progress, "writing checkpoint", 1):
-            staging = journal.staging()
-            assemble([journal.outer, *(journal.block(i) for i in range(count))], staging)
-            config = meta.family.pruned_config(meta.config, self.plan.target)
-            write_json(staging / "config.json", config)
-            copy_sidecars(self.checkpoint, staging)
-            card = model_card(meta.directory, self.source_name, self.plan, recipe)
-            (staging / CARD).write_text(card, "utf-8")
-            write_manifest(
-                staging,
-                source={"name": self.source_name, "digest": digest},
-                recipe=recipe,
-                plan=self.plan,
-                quality={"layers": [_errors(journal, i) for i in range(count)]},
-                device=self.device.type,
-            )
-            publish(staging, self.out)
-            self.progress.advance()
-
 
 def _compute_dtype(asked: str, stored: str, device: torch.device) -> torch.dtype:
     name = asked
@@ -271,13 +247,3 @@ def _named(index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 def _unnamed(index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     prefix = f"model.layers.{index}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-
-
-def _errors(journal: Journal, index: int) -> dict[str, Any]:
-    """Relative output errors of a layer, for the manifest: nothing that varies between runs."""
-    record = journal.read_record(index)
-    return {
-        block: {k: step[k] for k in ("truncated", "compensated", "damping")}
-        for block in ("attention", "mlp")
-        if (step := record.get(block))
-    }

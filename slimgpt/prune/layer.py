@@ -134,8 +134,8 @@ def _step(W: Tensor, after: Tensor | None, H: Tensor, damping: float, started: f
     assert after is not None
     before = W.float()
     whole = obs.output_error(before, H)
-    removed = (after == 0).all(dim=0)
-    truncated = obs.output_error(before * removed, H)
+    removed = (after == 0).all(dim=0).nonzero()[:, 0]
+    truncated = obs.output_error(before[:, removed], H[removed][:, removed])
     compensated = obs.output_error(after.to(W.dtype).float() - before, H)
     scale = 1 / whole if whole else 0.0
     return Step(truncated * scale, compensated * scale, damping, time.monotonic() - started)

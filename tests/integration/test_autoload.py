@@ -25,7 +25,6 @@ IMPORTS = {
     "slimgpt-first": "import slimgpt; import transformers",
     "transformers-first": "import transformers; import slimgpt",
     "auto-classes-first": "from transformers import AutoModelForCausalLM; import slimgpt",
-    "modeling-first": "import slimgpt.modeling; import transformers",
 }
 USE = """
 import sys, torch

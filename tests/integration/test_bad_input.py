@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -179,6 +180,37 @@ def _write_sparse(desk: Desk) -> None:
 def test_a_disk_that_is_too_small_is_noticed_first(desk: Desk) -> None:
     _write_sparse(desk)
     desk.refuses(desk.prune(), ENVIRONMENT, "needs 4.0 TiB of disk", "are free", "another disk")
+
+
+@contextmanager
+def _largest_file(size_bytes: int) -> Iterator[None]:
+    """As on a full disk, writes fail in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size_bytes", [100, 300_000])
+def test_a_disk_that_fills_up_costs_the_run_nothing(desk: Desk, size_bytes: int) -> None:
+    command = desk.prune("--quiet")
+    with _largest_file(size_bytes):
+        ended = desk.run(command)
+    assert ended.code == ENVIRONMENT
+    assert ended.stderr.startswith("slimgpt: ")
+    assert ended.stderr.count("\n") == 1
+    assert "File too large" in ended.stderr
+    assert not desk.out.exists()
+    assert desk.run(command).code == 0
+
+
+def test_a_log_file_on_a_full_disk(desk: Desk) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    says = "--log-file /dev/full can't be written: No space left on device"
+    desk.refuses(desk.prune("--log-file", "/dev/full"), ENVIRONMENT, says)
 
 
 def test_the_executable_says_the_same(desk: Desk) -> None:

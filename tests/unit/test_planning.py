@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimgpt.errors import UsageError
-from slimgpt.planning import Constraints, attention_options, make_plan
+from slimgpt.planning import Constraints, Plan, attention_options, make_plan
 from slimgpt.schedule import SCHEDULES
 from slimgpt.shape import LayerShape, ModelShape
 
@@ -22,6 +22,15 @@ def tolerance(shape: ModelShape, constraints: Constraints) -> float:
     width = 3 * shape.hidden_size * constraints.ffn_step
     per_layer = len(shape.layers) if constraints.uniform else 1
     return max(2 * shape.hidden_size * shape.head_dim, width * per_layer)
+
+
+def plan_or_refusal(
+    shape: ModelShape, ratio: float, schedule: str, constraints: Constraints
+) -> tuple[Plan | None, str]:
+    try:
+        return make_plan(shape, ratio, schedule=schedule, constraints=constraints), ""
+    except UsageError as refusal:
+        return None, str(refusal)
 
 
 @settings(max_examples=300, deadline=None)
@@ -38,10 +47,9 @@ def test_every_plan_meets_its_ratio_and_constraints_or_is_refused_with_a_way_out
     shape, ratio, schedule, kv, align, tensor_parallel, uniform
 ):
     constraints = Constraints(kv, align, tensor_parallel, uniform)
-    try:
-        plan = make_plan(shape, ratio, schedule=schedule, constraints=constraints)
-    except UsageError as refusal:
-        assert "possible" in str(refusal) or "--kv-heads" in str(refusal)
+    plan, refusal = plan_or_refusal(shape, ratio, schedule, constraints)
+    if plan is None:
+        assert "possible" in refusal or "--kv-heads" in refusal
         return
     off = abs(plan.achieved - ratio) * shape.decoder_parameters
     assert off <= tolerance(shape, constraints) * (1 + 1e-9)

@@ -55,7 +55,7 @@ def test_prefill_of_a_short_text_costs_about_two_flops_a_weight_and_token():
 
 @pytest.mark.parametrize("widths", [(3, 2, 8), (4, 0, 8), (0, 2, 8), (-1, -1, 8), (4, 4, -1)])
 def test_widths_that_no_layer_can_have_are_refused(widths):
-    with pytest.raises(ValueError, match="heads|negative"):
+    with pytest.raises(ValueError, match=r"heads|negative"):
         LayerShape(*widths)
 
 

@@ -1,0 +1,70 @@
+"""The last stage of a run: from finished blocks to a published checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slimgpt.checkpoint.reader import CARD, Checkpoint
+from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_json
+from slimgpt.planning import Plan
+from slimgpt.prune.journal import Journal
+from slimgpt.release.card import model_card
+from slimgpt.release.manifest import write_manifest
+from slimgpt.tokenizer import has_tokenizer, save_tokenizer
+
+
+def finish(
+    journal: Journal,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    out: Path,
+    source: dict[str, str],
+    recipe: dict[str, Any],
+    device: str,
+) -> None:
+    """Puts a checkpoint together in the work directory and renames it to OUT.
+
+    Args:
+        journal: holds every block.
+        checkpoint: the source, whose sidecars go along.
+        plan: shapes before and after.
+        out: must not exist.
+        source: the ``source`` entry of the manifest.
+        recipe: its ``recipe`` entry.
+        device: kind of device that computed.
+    """
+    layers = range(len(plan.source.layers))
+    meta, staging = checkpoint.meta, journal.staging()
+    assemble([journal.outer, *(journal.block(i) for i in layers)], staging)
+    config = meta.family.pruned_config(meta.config, plan.target)
+    write_json(staging / "config.json", config)
+    copy_sidecars(checkpoint, staging)
+    known = {meta.config["model_type"], meta.family.pruned_model_type}
+    converted = meta.stored_type not in known or config["model_type"] not in known
+    if converted and has_tokenizer(meta.directory):
+        save_tokenizer(meta.directory, staging)
+    card = model_card(meta.directory, source["name"], plan, recipe)
+    (staging / CARD).write_text(card, "utf-8")
+    write_manifest(
+        staging,
+        source=source,
+        recipe=recipe,
+        plan=plan,
+        quality={"layers": [_errors(journal, i) for i in layers]},
+        device=device,
+    )
+    publish(staging, out)
+
+
+def _errors(journal: Journal, index: int) -> dict[str, Any]:
+    """Relative output errors of a layer, for the manifest.
+
+    To five digits: further ones depend on the number of threads, and equal runs give equal bytes.
+    """
+    record = journal.read_record(index)
+    return {
+        block: {k: float(f"{step[k]:.5g}") for k in ("truncated", "compensated", "damping")}
+        for block in ("attention", "mlp")
+        if (step := record.get(block))
+    }
