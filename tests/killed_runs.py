@@ -31,6 +31,12 @@ def wait(pid: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+def timed(arguments: list[str]) -> float:
+    started = time.monotonic()
+    wait(fork(arguments))
+    return time.monotonic() - started
+
+
 def main() -> None:
     torch.set_num_threads(1)
     rounds, folder, (model, *options) = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -38,9 +44,7 @@ def main() -> None:
     def command(out: str) -> list[str]:
         return ["prune", model, f"{folder}/{out}", *options]
 
-    started = time.monotonic()
-    wait(fork(command("undisturbed")))
-    whole = time.monotonic() - started
+    whole = min(timed(command(out)) for out in ("undisturbed", "undisturbed-too"))
     killed, codes = 0, []
     for i in range(rounds):
         pid = fork(command(str(i)))

@@ -33,29 +33,33 @@ class PruneRun:
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> PruneRun:
     """The embedded model, pruned by a quarter by the installed executable."""
     root = tmp_path_factory.mktemp("pruned")
-    out, log = root / "out", root / "log.jsonl"
-    command = [EXECUTABLE, "prune", MODEL, out, "--ratio", "0.25", "--calibration", CALIBRATION]
-    command += ["--samples", "16", "--sequence-length", "64", "--json", "--log-file", log]
+    out, log, document = root / "out", root / "log.jsonl", root / "stdout"
+    command = [str(x) for x in (EXECUTABLE, "prune", MODEL, out, "--calibration", CALIBRATION)]
+    command += ["--ratio", "0.25", "--samples", "16", "--sequence-length", "64"]
     ours, terminal = pty.openpty()
-    with os.fdopen(ours, "rb") as reader:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    with document.open("w") as stdout:
+        process = subprocess.Popen(
+            [*command, "--json", "--log-file", str(log)], stdout=stdout, stderr=terminal
+        )
         os.close(terminal)
-        shown = _drain(reader.fileno())
+        shown = _drain(ours)
+    assert process.wait() == 0, shown
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return PruneRun(out, done.stdout.decode(), shown, lines)
+    return PruneRun(out, document.read_text(), shown, lines)
 
 
 def _drain(terminal: int) -> str:
-    """All that was written to a pseudo-terminal; its end is an error on Linux."""
+    """All that is written to a pseudo-terminal; on Linux its end is an error."""
     shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 65_536)
-        except OSError:
-            return shown.decode()
-        if not piece:
-            return shown.decode()
-        shown += piece
+    with os.fdopen(terminal, "rb", buffering=0) as reader:
+        while True:
+            try:
+                piece = reader.read(65_536)
+            except OSError:
+                piece = b""
+            if not piece:
+                return shown.decode()
+            shown += piece
 
 
 # -- all verbs -------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ def test_the_manifest_tells_what_was_done_and_is_true(pruned: PruneRun) -> None:
 
 
 def test_nothing_is_left_beside_the_result(pruned: PruneRun) -> None:
-    assert {p.name for p in pruned.out.parent.iterdir()} == {"out", "log.jsonl"}
+    assert {p.name for p in pruned.out.parent.iterdir()} == {"out", "log.jsonl", "stdout"}
 
 
 def test_quiet_says_nothing_even_to_a_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +202,8 @@ def test_quiet_says_nothing_even_to_a_terminal(desk: Desk, monkeypatch: pytest.M
 def test_pruning_nothing_reads_no_calibration(desk: Desk) -> None:
     ended = desk.run(desk.prune("--ratio", "0", "--calibration", "no-such-file"))
     assert ended.code == 0
-    weights = "model.safetensors"
-    stored = {n: t for n, t in Checkpoint(desk.out).stored()}
-    assert all(t.equal(stored[n]) for n, t in Checkpoint(desk.model).stored()), weights
+    stored = dict(Checkpoint(desk.out).stored())
+    assert all(t.equal(stored[n]) for n, t in Checkpoint(desk.model).stored())
 
 
 def test_sidecars_are_copied_unchanged_and_the_card_steps_aside(desk: Desk) -> None:

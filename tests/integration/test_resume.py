@@ -123,7 +123,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     assert report["killed"] >= 6, report
     assert set(report["exit_codes"]) == {0}, done.stderr
     outs = {path.name: digests(path) for path in tmp_path.iterdir()}
-    assert len(outs) == 11
+    assert len(outs) == 12
     assert all(files == outs["undisturbed"] for files in outs.values())
 
 
