@@ -78,7 +78,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(_system_message(error), EnvironmentProblem.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(
+            "out of memory: give fewer --samples, a shorter --sequence-length or --activations "
+            "disk, or use --device cpu",
+            EnvironmentProblem.exit_code,
+        )
     return 0
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch, on a CPU or a GPU, could not allocate."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in text
+        or ("allocate memory" in text or "not enough memory" in text)
+    )
 
 
 def _system_message(error: OSError) -> str:

@@ -88,9 +88,10 @@ def _row(
     dense: Any | None,
     seconds: float,
 ) -> None:
-    scores = [measure(model, text) for text in texts]
-    kl = measure(model, texts[-1], dense).kl if dense is not None else 0.0
-    cells = [f"{s.perplexity:.2f}" for s in scores] + [f"{kl:.4f}", f"{seconds:.1f}"]
+    scores = [measure(model, text) for text in texts[:-1]]
+    scores.append(measure(model, texts[-1], dense))
+    cells = [f"{s.perplexity:.2f}" for s in scores]
+    cells += [f"{scores[-1].kl or 0.0:.4f}", f"{seconds:.1f}"]
     click.echo(f"| {removed} | {method} | {seed} | " + " | ".join(cells) + " |")
 
 

@@ -105,6 +105,8 @@ def _check_values(config: Config) -> None:
             raise IntegrityError(
                 f"config.json: {key} is {value}, beyond any model (at most {limit})"
             )
+    if isinstance(config.get("rms_norm_eps"), float) and not 0 <= config["rms_norm_eps"] < 1:
+        raise IntegrityError(f"config.json: rms_norm_eps can't be {config['rms_norm_eps']}")
     if config.get("max_position_embeddings") is not None:
         whole(config, "max_position_embeddings")
 

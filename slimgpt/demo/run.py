@@ -14,10 +14,11 @@ from typing import Any
 from slimgpt.calibration import load_calibration
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.demo import CALIBRATION, EVALUATION, MODEL
+from slimgpt.errors import EnvironmentProblem
 from slimgpt.evaluate.perplexity import Quality, measure, perplexity
 from slimgpt.evaluate.windows import load_text
 from slimgpt.loading import load_model
-from slimgpt.progress import Progress
+from slimgpt.progress import Progress, stage
 from slimgpt.prune.driver import PruneResult, prune
 from slimgpt.prune.options import PruneOptions
 
@@ -105,12 +106,18 @@ def run_demo(out: Path, ratio: float, progress: Progress) -> Demo:
 def _interleaved(models: dict[str, Path], progress: Progress) -> dict[str, list[dict[str, float]]]:
     """Dense, pruned, dense, pruned, ... each time in a fresh process."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-    progress.start("measuring speed", ROUNDS * len(models))
-    for _ in range(ROUNDS):
-        for name, directory in models.items():
-            command = [sys.executable, "-m", "slimgpt.demo.measure", str(directory)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-            progress.advance()
-    progress.finish()
+    with stage(progress, "measuring speed", ROUNDS * len(models)):
+        for _ in range(ROUNDS):
+            for name, directory in models.items():
+                runs[name].append(_in_a_process(directory))
+                progress.advance()
     return runs
+
+
+def _in_a_process(directory: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "slimgpt.demo.measure", str(directory)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise EnvironmentProblem(f"the demo can't measure {directory} in a process: {last}")
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]

@@ -48,8 +48,8 @@ def load_text(
             are cut one by one.
         window: tokens in a window.
         protocol: ``raw`` takes a plain file as it is; ``paper`` joins its lines by blank lines
-            and puts one beginning-of-sequence token in front, as LLM-Pruner's and SlimGPT's
-            WikiText-2 perplexity does.
+            and puts one beginning-of-sequence token in front (where the tokenizer does), as
+            LLM-Pruner's and SlimGPT's WikiText-2 perplexity does.
 
     Raises:
         UsageError: the text is shorter than one window, or the window beyond the context.
@@ -70,7 +70,9 @@ def load_text(
     else:
         text, how = _join([d.text for d in documents], protocol)
         tokenizer = load_tokenizer(meta.directory)
-        streams = [_beginning(tokenizer, protocol) + encode(tokenizer, text)]
+        beginning = _beginning(tokenizer, protocol)
+        how += ", one BOS in front" if beginning else ""
+        streams = [beginning + encode(tokenizer, text)]
     for stream in streams:
         require_in_vocabulary(stream, meta.shape.vocab_size, f"--text {path}")
     windows = [s[i : i + window] for s in streams for i in range(0, len(s) - window + 1, window)]
@@ -86,7 +88,7 @@ def _join(documents: list[str], protocol: Protocol) -> tuple[str, str]:
         return "\n\n".join(documents), how
     # Rows of the hub's WikiText keep their line end, and blank rows are empty.
     rows = [line + "\n" if line.strip() else "" for d in documents for line in d.split("\n")]
-    return "\n\n".join(rows), "lines joined by blank lines, one BOS in front"
+    return "\n\n".join(rows), "lines joined by blank lines"
 
 
 def _beginning(tokenizer: Any, protocol: Protocol) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def embed(
         states = torch.empty(shape, dtype=dtype)
     else:
         count = windows.numel() * embedding.shape[1]
+        # Disk that is promised but not there would end the process at the first write (SIGBUS).
+        with file.open("wb") as place:
+            os.posix_fallocate(place.fileno(), 0, count * dtype.itemsize)
         states = torch.from_file(str(file), shared=True, size=count, dtype=dtype).view(shape)
     for i, window in enumerate(windows):
         states[i] = embedding[window].to(dtype)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from slimgpt.checkpoint.reader import MANIFEST
 from slimgpt.errors import UsageError
 from slimgpt.prune.journal import is_work, work_directory
+from slimgpt.release.manifest import read_manifest
 
 
 def require_absent(out: Path) -> None:
@@ -26,7 +29,7 @@ def require_absent(out: Path) -> None:
     except OSError as reason:  # a name too long, a folder that can't be searched
         raise UsageError(f"OUT {out}: {reason.strerror}") from None
     if taken and not (is_work(work) and (out / MANIFEST).is_file()):
-        raise UsageError(f"{out} exists: give an OUT that does not, or remove it first")
+        raise _exists(out)
     if busy and not is_work(work):
         raise UsageError(
             f"{work}, where the run would work, exists and is no unfinished run: move it away or "
@@ -36,6 +39,23 @@ def require_absent(out: Path) -> None:
         raise UsageError(f"OUT {out} can't be made: {home} is a file")
     if not os.access(home, os.W_OK | os.X_OK):
         raise UsageError(f"OUT {out} can't be made: {home} is not writable")
+
+
+def require_published(out: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuses an OUT that is not the result of this very run, whatever lies beside it.
+
+    Raises:
+        UsageError: its manifest tells of another recipe, source or version.
+    """
+    manifest = read_manifest(out) or {}
+    source = manifest.get("source")
+    found = manifest | {"source": source.get("digest") if isinstance(source, dict) else None}
+    if any(found.get(key) != value for key, value in fingerprint.items()):
+        raise _exists(out)
+
+
+def _exists(out: Path) -> UsageError:
+    return UsageError(f"{out} exists: give an OUT that does not, or remove it first")
 
 
 def require_apart(model: Path, out: Path) -> None:

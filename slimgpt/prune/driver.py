@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import slimgpt
 from slimgpt.calibration import Calibration
 from slimgpt.checkpoint.digest import require_finite, source_digest
 from slimgpt.checkpoint.reader import Checkpoint
@@ -20,10 +21,10 @@ from slimgpt.planning import Plan
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.activations import Activations, activation_bytes, embed, on_disk
 from slimgpt.prune.choose import METHODS
-from slimgpt.prune.destination import require_absent, require_apart
+from slimgpt.prune.destination import require_absent, require_apart, require_published
 from slimgpt.prune.finish import finish
-from slimgpt.prune.forward import LayerForward
-from slimgpt.prune.journal import Journal
+from slimgpt.prune.forward import LayerForward, full_float32
+from slimgpt.prune.journal import Journal, work_bytes
 from slimgpt.prune.layer import LayerPruner
 from slimgpt.prune.options import PruneOptions
 from slimgpt.release.manifest import environment, parameters
@@ -129,7 +130,10 @@ class _Run:
             "recipe": recipe,
             "source": digest,
             "environment": environment(self.device.type),
+            "slimgpt_version": slimgpt.__version__,
         }
+        if self.out.exists():
+            require_published(self.out, fingerprint)
         journal = Journal(self.out)
         with closing(journal):
             done = journal.open(fingerprint, fresh=self.options.fresh)
@@ -152,6 +156,7 @@ class _Run:
     def _require_room(self, activations: int) -> None:
         """Disk for the result, twice while it is put together, and a place for activations."""
         result = 2 * self.plan.target.weight_bytes(self.checkpoint.meta.bytes_per_value)
+        result -= work_bytes(self.out)
         if on_disk(self.options.activations, activations):
             what = "the pruned checkpoint with its calibration activations"
             require_disk(self.out.parent, result + activations, what)
@@ -190,8 +195,7 @@ class _Run:
 
     def _prune_layers(self, journal: Journal, calibration: Calibration, done: int) -> None:
         count = len(self.plan.source.layers)
-        with ExitStack() as stack:
-            stack.enter_context(stage(self.progress, "pruning layers", count))
+        with stage(self.progress, "pruning layers", count), full_float32():
             states = self._embed(calibration, journal)
             forward = LayerForward(
                 self.checkpoint.meta.family,

@@ -44,7 +44,8 @@ def finish(
     converted = meta.stored_type not in known or config["model_type"] not in known
     if converted and has_tokenizer(meta.directory):
         save_tokenizer(meta.directory, staging)
-    card = model_card(meta.directory, source["name"], plan, recipe)
+    stock = config["model_type"] != meta.family.pruned_model_type
+    card = model_card(meta.directory, source["name"], plan, recipe, stock=stock)
     (staging / CARD).write_text(card, "utf-8")
     write_manifest(
         staging,

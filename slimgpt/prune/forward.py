@@ -46,7 +46,9 @@ class LayerForward:
         config = self._transformers_config(shape)
         with torch.device("meta"):
             module = build_layer(self._architecture.model.layer_class, config, index, 0)
-        weights = {k: v.to(self._device, self._dtype) for k, v in tensors.items()}
+        # Copied even where nothing changes: a tensor mapped from a file may lie at any address, on
+        # which the last bits of a CPU's products depend, and a resumed run reads another file.
+        weights = {k: v.to(self._device, self._dtype, copy=True) for k, v in tensors.items()}
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(False).eval()
         window = self._family.sliding_window(self._config, index)
@@ -123,6 +125,17 @@ class Layer:
 
     def _ffn(self, x: Tensor) -> Tensor:
         return self._module.mlp(self._module.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Within, float32 products are float32 to the end, though the caller may allow TF32 or bf16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RUN = "run.json"
-_LOCK = "lock"
+_LOCK = "slimgpt.lock"
 
 
 class Journal:
@@ -111,7 +112,8 @@ class Journal:
         return path
 
     def remove(self) -> None:
-        """Deletes the work directory and gives up the lock."""
+        """Deletes the work directory and gives up the lock, which goes last: it marks our work."""
+        self._clear()
         shutil.rmtree(self.directory)
         self.close()
 
@@ -132,6 +134,8 @@ class Journal:
             ) from None
 
     def _clear(self) -> None:
+        # First what says that the rest is whole, so that a kill in the middle leaves nothing.
+        (self.directory / _RUN).unlink(missing_ok=True)
         for path in self.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -163,6 +167,15 @@ def is_work(directory: Path) -> bool:
     if directory.is_symlink() or not directory.is_dir():
         return False
     return (directory / _LOCK).exists() or not any(directory.iterdir())
+
+
+def work_bytes(out: Path) -> int:
+    """Disk that an earlier run for OUT holds, and the next one uses again or frees."""
+    held = 0
+    with suppress(FileNotFoundError):  # another run is at work there, which the lock will tell
+        for path in work_directory(out).rglob("*"):
+            held += path.lstat().st_blocks * 512
+    return held
 
 
 def work_directory(out: Path) -> Path:

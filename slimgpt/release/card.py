@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from slimgpt.planning import Plan
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
-def model_card(source: Path, source_name: str, plan: Plan, recipe: dict[str, Any]) -> str:
+def model_card(
+    source: Path, source_name: str, plan: Plan, recipe: dict[str, Any], *, stock: bool
+) -> str:
     """Markdown with the hub's metadata: what this is, what was removed, how it loads.
 
     Args:
@@ -18,6 +21,7 @@ def model_card(source: Path, source_name: str, plan: Plan, recipe: dict[str, Any
         source_name: as it should appear under ``base_model``.
         plan: shapes before and after.
         recipe: the ``recipe`` entry of the manifest.
+        stock: whether config.json is one that any tool loads.
     """
     before, after = plan.source, plan.target
     rows = "\n".join(
@@ -27,8 +31,8 @@ def model_card(source: Path, source_name: str, plan: Plan, recipe: dict[str, Any
     )
     how = (
         "All layers have the same widths: any tool loads it."
-        if after.is_uniform
-        else "Layers differ in width: `import slimgpt` (pip install slimgpt) before "
+        if stock
+        else "No stock class has these widths: `import slimgpt` (pip install slimgpt) before "
         "`AutoModelForCausalLM.from_pretrained`; no remote code is needed."
     )
     return f"""---
@@ -51,7 +55,7 @@ Made with SlimGPT (structured pruning by the Optimal Brain Surgeon, arXiv 2412.1
 def _front_matter(source: Path, source_name: str) -> str:
     licence = _licence_lines(source / "README.md")
     return (
-        f"base_model: {source_name}\nbase_model_relation: finetune\n{licence}"
+        f"base_model: {json.dumps(source_name)}\nbase_model_relation: finetune\n{licence}"
         "library_name: transformers\npipeline_tag: text-generation\ntags:\n- slimgpt\n- pruned\n"
     )
 

@@ -64,6 +64,7 @@ CONFIGS: dict[str, tuple[Spoil, int, tuple[str, ...]]] = {
         ("config.json is refused by transformers", "factor"),
     ),
     "activation unknown": (config(hidden_act="wavy"), INTEGRITY, ("refused by", "wavy")),
+    "norm nan": (config(rms_norm_eps=float("nan")), INTEGRITY, ("rms_norm_eps can't be nan",)),
     "norm in words": (config(rms_norm_eps="small"), INTEGRITY, ("refused by", "rms_norm_eps")),
     "architecture unsupported": (
         config(model_type="gpt2", architectures=["GPT2LMHeadModel"]),

@@ -1,0 +1,27 @@
+"""What ends in one line instead of a traceback."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slimgpt import cli
+
+
+def test_real_allocation_failures_are_recognised():
+    with pytest.raises(RuntimeError) as torch_error:
+        torch.empty(2**60, dtype=torch.float32)
+    with pytest.raises(MemoryError) as python_error:
+        bytearray(2**62)
+    assert cli.out_of_memory(torch_error.value)
+    assert cli.out_of_memory(python_error.value)
+    assert not cli.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_running_out_of_memory_is_one_line_and_the_environments_fault(monkeypatch, capsys):
+    def allocate(*_: object, **__: object) -> None:
+        torch.empty(2**60, dtype=torch.float32)
+
+    monkeypatch.setattr(cli.cli, "main", allocate)
+    assert cli.run(["plan"]) == 4
+    assert capsys.readouterr().err.startswith("slimgpt: out of memory: give fewer --samples")
