@@ -1,5 +1,5 @@
 # Every target makes and uses .venv here. Where pip would fetch a CUDA build of torch that you do
-# not want: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make ...
+# not want, set PIP_EXTRA_INDEX_URL to torch's index of CPU builds.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

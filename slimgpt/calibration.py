@@ -29,6 +29,7 @@ SELF = "self"
 DEFAULT_SAMPLES = 128
 DEFAULT_SEQUENCE_LENGTH = 2048
 _BETWEEN = "\n\n"
+_CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ def load_calibration(
     samples: int,
     sequence_length: int | None,
     seed: int,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Calibration:
     """Windows from files, hub sets (see HUB_SETS) or ``self``.
@@ -114,6 +116,7 @@ def load_calibration(
         samples: number of windows.
         sequence_length: tokens in a window; None takes 2048 or the model's context.
         seed: of the choice of windows, or of sampling.
+        device: where ``self`` samples; ``auto``, ``cpu`` or ``cuda[:i]``.
         progress: watches.
 
     Raises:
@@ -126,7 +129,7 @@ def load_calibration(
     # Twice the ids: while windows are drawn or gathered, what they are made from is there too.
     require_memory(2 * 8 * samples * length, f"--samples {samples} x {length} tokens")
     if list(sources) == [SELF]:
-        windows = _own_samples(checkpoint, samples, length, seed, progress or Silent())
+        windows = _own_samples(checkpoint, samples, length, seed, device, progress or Silent())
     elif SELF in sources:
         raise UsageError("--calibration self can't be mixed with other sources")
     else:
@@ -217,13 +220,17 @@ def _rows(rows: list[list[int]], samples: int, length: int, generator: torch.Gen
 
 
 def _own_samples(
-    checkpoint: Checkpoint, samples: int, length: int, seed: int, progress: Progress
+    checkpoint: Checkpoint, samples: int, length: int, seed: int, device: str, progress: Progress
 ) -> Tensor:
-    """Samples of the dense model itself: calibration without any data."""
+    """Samples of the dense model itself: calibration without any data.
+
+    The whole model is loaded; as many windows are sampled together as keep the KV cache small.
+    """
     from slimgpt.loading import load_model
     from slimgpt.sampling import sample_windows
 
-    model, meta = load_model(checkpoint.directory, device="cpu", dtype=checkpoint.meta.dtype)
+    model, meta = load_model(checkpoint.directory, device=device, dtype=checkpoint.meta.dtype)
+    window_bytes = length * meta.shape.kv_bytes_per_token(meta.bytes_per_value)
     try:
         with stage(progress, "sampling calibration", samples * length):
             return sample_windows(
@@ -232,6 +239,7 @@ def _own_samples(
                 length=length,
                 bos_token_id=model.generation_config.bos_token_id,
                 seed=seed,
+                batch_size=max(1, min(32, _CACHE_BYTES // max(1, window_bytes))),
                 progress=progress.advance,
             )
     except ValueError as reason:

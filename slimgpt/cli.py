@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from slimgpt import __version__
-from slimgpt.errors import EnvironmentProblem, SlimGPTError
+from slimgpt.errors import EnvironmentProblem, SlimGPTError, UsageError
 
 VERBS = {
     "plan": "slimgpt.commands.plan:plan",
@@ -73,7 +73,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SlimGPTError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        return _fail("interrupted; a stopped prune goes on with the same command", INTERRUPTED)
+    except UnicodeError as error:
+        return _fail(f"a name or a text is no UTF-8: {error}", UsageError.exit_code)
     except BrokenPipeError:
         return 0
     except OSError as error:

@@ -85,9 +85,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= usable:
         raise EnvironmentProblem(
-            f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; use --device cpu, or "
+            f"--device {name}: torch sees {usable} GPUs; use --device cpu, or "
             "install the CUDA build of torch"
         )
     return torch.device(name)

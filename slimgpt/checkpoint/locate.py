@@ -10,6 +10,7 @@ from slimgpt.errors import EnvironmentProblem, UsageError
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIG = ["config.json", "slimgpt.json"]
 _UNWANTED = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "original/*"]
+_UNWANTED += ["consolidated*"]  # the same weights again, in Mistral's own format
 
 
 def locate(model: str, *, config_only: bool = False) -> Path:

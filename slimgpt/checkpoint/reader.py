@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +140,8 @@ class Checkpoint:
                 f"{directory} holds {', '.join(sorted(dtypes - set(_STORED)))} weights: supported "
                 f"are {_dtypes()}; prune first, quantise after"
             )
+        # What is stored counts, whatever config.json says or leaves out.
+        self.meta = replace(self.meta, dtype=_main_dtype(headers))
         self.sidecars()
 
     @property
@@ -266,6 +270,14 @@ def _single(directory: Path) -> Path:
             "are not read: convert them to safetensors with save_pretrained of a trusted model"
         )
     raise IntegrityError(f"{directory} has neither {SINGLE} nor {INDEX}: download it again")
+
+
+def _main_dtype(headers: dict[str, tuple[tuple[int, ...], str]]) -> str:
+    """The number format that most values have."""
+    values: Counter[str] = Counter()
+    for size, dtype in headers.values():
+        values[dtype] += prod(size)
+    return _STORED[values.most_common(1)[0][0]]
 
 
 def _dtypes() -> str:

@@ -40,9 +40,17 @@ def write_durably(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         save_file(contiguous, partial, metadata={"format": "pt", **metadata})
     except SafetensorError as reason:
         raise EnvironmentProblem(f"{partial} can't be written: {reason}") from None
+    partial.chmod(_usual_mode())  # safetensors makes files that only their owner may read
     sync(partial)
     partial.replace(path)
     sync(path.parent)
+
+
+def _usual_mode() -> int:
+    """Permissions that a new file of this process has."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def sync(path: Path) -> None:
@@ -116,7 +124,7 @@ def file_digests(directory: Path) -> dict[str, str]:
     return {
         str(path.relative_to(directory)): file_sha256(path)
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != directory / MANIFEST
     }
 
 

@@ -177,6 +177,24 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def accepted_everywhere(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Takes options that mean nothing to a verb, so that one list of options fits all verbs."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def without(**options: Any) -> None:
+            command(**{k: v for k, v in options.items() if k not in names})
+
+        wrapped: Callable[..., None] = without
+        for name in names:
+            wrapped = click.option(f"--{name}", hidden=True, multiple=name == "calibration")(
+                wrapped
+            )
+        return wrapped
+
+    return decorate
+
+
 def _silence_libraries(*, bars: bool) -> None:
     """Warnings of transformers stay out: what matters is said in our words."""
     import os

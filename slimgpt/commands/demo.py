@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from slimgpt.commands.console import Console, common
+from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.errors import UsageError
 from slimgpt.resources import human_bytes
 
@@ -21,6 +21,7 @@ from slimgpt.resources import human_bytes
     type=click.Path(path_type=Path),
     help="Keep the pruned checkpoint in this directory, which must not exist.",
 )
+@accepted_everywhere("seed", "device", "dtype")
 @common
 def demo(console: Console, ratio: float, keep: Path | None) -> None:
     """Prune the embedded model, load the result, and set both side by side. Needs no network.

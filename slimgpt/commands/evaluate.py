@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from slimgpt.commands.console import Console, common, device_options
+from slimgpt.commands.console import Console, accepted_everywhere, common, device_options
 from slimgpt.errors import UsageError
 
 
@@ -33,6 +33,7 @@ from slimgpt.errors import UsageError
     "front, as the paper does with WikiText-2.",
 )
 @device_options
+@accepted_everywhere("seed")
 @common
 def evaluate(
     console: Console,
@@ -50,7 +51,7 @@ def evaluate(
     """
     from slimgpt.checkpoint.locate import locate
     from slimgpt.checkpoint.reader import read_config
-    from slimgpt.evaluate.perplexity import measure
+    from slimgpt.evaluate.perplexity import measure, perplexity
     from slimgpt.evaluate.windows import load_text
     from slimgpt.loading import load_model
 
@@ -69,8 +70,7 @@ def evaluate(
     document = quality.to_json() | {"dtype": str(loaded.dtype).removeprefix("torch.")}
     table = Table("", "perplexity", "KL to dense", title=f"{text.name}: {windows.protocol}")
     if quality.baseline_nll is not None:
-        value = document["baseline_perplexity"]["value"]
-        table.add_row(str(baseline), f"{value:.2f}", "0")
+        table.add_row(str(baseline), f"{perplexity(quality.baseline_nll):.2f}", "0")
     divergence = "" if quality.kl is None else f"{quality.kl:.4f} nats/token"
     table.add_row(model, f"{quality.perplexity:.2f}", divergence)
     table.caption = f"{windows.scored_tokens:,} tokens scored, computed in {document['dtype']}"

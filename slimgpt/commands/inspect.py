@@ -10,13 +10,14 @@ from rich.text import Text
 
 from slimgpt.checkpoint.locate import locate
 from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
-from slimgpt.commands.console import Console, common
+from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.errors import IntegrityError
 
 
 @click.command()
 @click.argument("model")
+@accepted_everywhere("seed", "device", "dtype")
 @common
 def inspect(console: Console, model: str) -> None:
     """Show the shapes of MODEL, and how it was made if slimgpt made it."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from slimgpt.calibration import window_length
 from slimgpt.checkpoint.locate import locate
 from slimgpt.checkpoint.reader import read_config
-from slimgpt.commands.console import Console, common
+from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.commands.pruning import prune_options, pruning_options, window_options
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.estimate import estimate
@@ -23,6 +23,7 @@ from slimgpt.resources import human_bytes
 @click.argument("model")
 @pruning_options
 @window_options
+@accepted_everywhere("seed", "device", "dtype", "calibration")
 @common
 def plan(
     console: Console, model: str, samples: int, sequence_length: int | None, **options: Any
@@ -40,10 +41,13 @@ def plan(
         "planned": shape_document(planned.target, meta.bytes_per_value),
         "estimate": asdict(cost) | {"samples": samples, "sequence_length": tokens},
     }
+    # Not every uniform shape has a stock class.
+    kind = meta.family.pruned_config(meta.config, planned.target)["model_type"]
+    stock = kind != meta.family.pruned_model_type
     summary = (
         f"{planned.achieved:.2%} of the decoder's parameters removed ({planned.ratio:.2%} asked); "
         f"weights and KV cache in {meta.dtype}. "
-        f"{'Loads as a stock model.' if planned.target.is_uniform else 'Layers differ in width.'}\n"
+        f"{f'Loads as a stock {kind} model.' if stock else 'Loads through slimgpt.'}\n"
         f"Estimate for {samples} x {tokens} calibration tokens on this CPU "
         f"({cost.gflops_per_s:.0f} GFLOP/s measured): {cost.seconds:.0f} s, "
         f"{human_bytes(cost.peak_memory_bytes)} of memory."

@@ -73,6 +73,7 @@ def prune(
             samples=samples,
             sequence_length=sequence_length,
             seed=seed,
+            device=settings.device,
             progress=console,
         ),
         source_name=None if Path(model).is_dir() else model,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.calibration import load_calibration
-from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.checkpoint.reader import Checkpoint, read_config
 from slimgpt.demo import CALIBRATION, EVALUATION, MODEL
 from slimgpt.errors import EnvironmentProblem
 from slimgpt.evaluate.perplexity import Quality, measure, perplexity
@@ -42,7 +42,7 @@ class Demo:
         plan, quality = self.pruned.plan, self.quality
         dense, slim = plan.source, plan.target
         assert quality.baseline_nll is not None
-        stored = 2  # the embedded model is bfloat16
+        stored = read_config(MODEL).bytes_per_value
 
         def row(name: str, unit: str, before: float, after: float | None) -> dict[str, Any]:
             return {"quantity": name, "unit": unit, "dense": before, "pruned": after}

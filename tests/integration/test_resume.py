@@ -189,3 +189,45 @@ def test_equal_runs_give_equal_bytes(tmp_path, undisturbed):
 def test_activations_on_disk_give_the_same_bytes(tmp_path, undisturbed):
     run(tmp_path / "mapped", activations="disk")
     assert digests(tmp_path / "mapped") == undisturbed
+
+
+def test_a_finished_out_beside_stale_work_is_not_taken_for_another_recipe(tmp_path, undisturbed):
+    """A kill during clean-up leaves an empty OUT.partial beside the finished OUT."""
+    out = tmp_path / "out"
+    run(out)
+    others: list[dict[str, Any]] = [
+        {"ratio": 0.4},
+        {"ratio": 0.4, "fresh": True},
+        {"method": "slimgpt"},
+    ]
+    for other in others:
+        work_directory(out).mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match="exists"):
+            run(out, **other)
+        assert digests(out) == undisturbed
+    run(out)  # the same recipe: only the clean-up is left
+    assert digests(out) == undisturbed
+    assert not work_directory(out).exists()
+
+
+def test_a_float32_model_resumes_to_the_same_bytes(tmp_path):
+    """Stored weights of the compute type must not be used where they lie in the file."""
+    from transformers import AutoModelForCausalLM
+
+    model = tmp_path / "float32"
+    shutil.copytree(MODEL, model)
+    AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32").save_pretrained(model)
+    run(tmp_path / "whole", model=model)
+    for layer in (0, 3):
+        out = tmp_path / f"stopped{layer}"
+        with pytest.raises(Stopped):
+            run(out, model=model, progress=StopAfterLayer(layer))
+        run(out, model=model)
+        assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_published_files_have_the_usual_permissions(tmp_path):
+    run(tmp_path / "out")
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
+    (tmp_path / "new").touch()
+    assert modes == {(tmp_path / "new").stat().st_mode & 0o777}

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "slimgpt_serve": {"slimgpt_serve", "slimgpt"},
     "slimgpt_bench": set(ROOTS),
 }
-LIGHT = ("click", "rich", "pydantic")  # all that --help and plan may need
+LIGHT = ("click", "rich", "pydantic", "numpy")  # all that --help and plan may need
 HEAVY = ("torch", "transformers")
 
 

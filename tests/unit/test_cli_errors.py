@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 import torch
 
@@ -25,3 +26,17 @@ def test_running_out_of_memory_is_one_line_and_the_environments_fault(monkeypatc
     monkeypatch.setattr(cli.cli, "main", allocate)
     assert cli.run(["plan"]) == 4
     assert capsys.readouterr().err.startswith("slimgpt: out of memory: give fewer --samples")
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_accepts_the_common_options(verb):
+    command = cli.LazyGroup().get_command(click.Context(cli.cli), verb)
+    assert command is not None
+    names = {p.name for p in command.params}
+    assert {"seed", "device", "dtype", "as_json", "quiet", "log_file"} <= names
+
+
+def test_a_name_that_is_no_utf8_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(cli.cli, "main", lambda **_: "\udcff".encode())
+    assert cli.run(["plan"]) == 2
+    assert capsys.readouterr().err.startswith("slimgpt: a name or a text is no UTF-8")
