@@ -50,7 +50,8 @@ def demo(console: Console, ratio: float, keep: Path | None) -> None:
         "ratio",
         title=f"reference-1m, {plan.achieved:.2%} of the decoder removed ({plan.ratio:.0%} asked)",
         caption=f"text: {done.quality.text.scored_tokens:,} tokens sampled from the dense model, "
-        f"{done.quality.text.protocol}; float32 on CPU; peak memory beyond that of the libraries\n"
+        f"{done.quality.text.protocol}; float32 on CPU, "
+        "speed on one thread; peak memory beyond that of the libraries\n"
         f"{done.pruned.seconds:.1f} s pruning, {done.seconds:.1f} s in all"
         + (f"; kept in {keep}" if keep else "; --keep DIR keeps the result"),
     )
