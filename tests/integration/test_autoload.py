@@ -116,3 +116,27 @@ def test_baichuans_tokenizer_is_read_without_its_code(
     ids = load_tokenizer(source)(WORDS)["input_ids"]
     assert load_tokenizer(source).decode(ids) == WORDS
     assert load_tokenizer(tiny.pruned(source))(WORDS)["input_ids"] == ids
+
+
+@pytest.mark.parametrize("name", ["vicuna", "baichuan"])
+def test_a_conversion_leaves_a_tokenizer_that_stock_auto_classes_read_the_same(
+    tiny: Tiny, tmp_path: Path, shared: Path, name: str
+) -> None:
+    """AutoTokenizer reads one tokenizer.model differently under llama and under mistral."""
+    source = tmp_path / name
+    shutil.copytree(tiny.dense(name).path, source)
+    shutil.copy(shared / "data/tokenizers/mistral-v3.model", source / "tokenizer.model")
+    settings: dict[str, object] = {"tokenizer_class": "LlamaTokenizer"}
+    if name == "baichuan":
+        own = ["tokenization_baichuan.BaichuanTokenizer", None]
+        settings = {"auto_map": {"AutoTokenizer": own}}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    ids = load_tokenizer(source)(WORDS)["input_ids"]
+    out = tiny.pruned(source, uniform=True)
+    assert json.loads((out / "config.json").read_text())["model_type"] in ("mistral", "llama")
+    stock = "import sys; from transformers import AutoTokenizer as A; "
+    stock += "sys.stdout.write(str(A.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids']))"
+    done = subprocess.run(
+        [sys.executable, "-c", stock, str(out), WORDS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == str(ids)
