@@ -77,7 +77,7 @@ def _layer_flops(
 
 
 def _layer_bytes(shape: ModelShape, stored_bytes: int) -> int:
-    """One layer stored and in float32, and for its widest block: H, its factor and its inverse."""
+    """One layer stored and in float32, and for its widest block H and two float64 of its size."""
 
     def peak(layer: LayerShape) -> int:
         width = max(layer.query_heads * shape.head_dim, layer.ffn)

@@ -230,6 +230,22 @@ def gradual_group_sizes(total: int) -> Iterator[int]:
         left -= size
 
 
+def _remove_cheapest_(
+    W: Float[Tensor, "out in"],
+    Hinv: Float[Tensor, "in in"],
+    units: Int[Tensor, "units size"],
+    count: int,
+    allowed: Bool[Tensor, " units"],
+    score: Callable[..., Tensor],
+) -> list[int]:
+    """One round of the greedy removal, in place: the ``count`` allowed units of least score."""
+    alive = torch.nonzero(allowed)[:, 0]
+    cheapest = torch.argsort(score(W, Hinv, units[alive]), stable=True)[:count]
+    chosen: list[int] = alive[cheapest].tolist()
+    eliminate_(W, Hinv, units[chosen].flatten())
+    return chosen
+
+
 def remove_exact(
     W: Float[Tensor, "out in"],
     H: Float[Tensor, "in in"],
@@ -254,11 +270,7 @@ def remove_exact(
     V, Hinv = W.clone(), damped_inverse(H, term)
     gone: list[int] = []
     for size in sizes:
-        alive = torch.nonzero(allowed(gone))[:, 0]
-        scores = exact_scores(V, Hinv, units[alive])
-        chosen = alive[torch.argsort(scores, stable=True)[:size]]
-        eliminate_(V, Hinv, units[chosen].flatten())
-        gone += chosen.tolist()
+        gone += _remove_cheapest_(V, Hinv, units, size, allowed(gone), exact_scores)
     del V, Hinv  # before the refit makes buffers of its own
     return Removal(tuple(gone), refit(W, H, term, units[gone].flatten()))
 
@@ -279,12 +291,8 @@ def remove_paper(
     V = W.clone()
     gone: list[int] = []
     for size in sizes:
-        alive = torch.nonzero(allowed(gone))[:, 0]
         left = _others(units[gone].flatten(), W.shape[1])
         Hinv = torch.zeros_like(H, dtype=torch.float64)
         Hinv[left[:, None], left] = damped_inverse(H[left][:, left], term)
-        scores = grouped_cholesky_scores(V, Hinv, units[alive])
-        chosen = alive[torch.argsort(scores, stable=True)[:size]]
-        eliminate_(V, Hinv, units[chosen].flatten())
-        gone += chosen.tolist()
+        gone += _remove_cheapest_(V, Hinv, units, size, allowed(gone), grouped_cholesky_scores)
     return Removal(tuple(gone), V)
