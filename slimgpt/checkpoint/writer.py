@@ -114,6 +114,15 @@ def copy_sidecars(source: Checkpoint, directory: Path) -> None:
         shutil.copyfile(source.directory / relative, target)
 
 
+def write_text_durably(path: Path, text: str) -> None:
+    """A UTF-8 file that is there whole, on the disk, or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, "utf-8")
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Indented UTF-8 JSON, in the order of the mapping."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -58,7 +58,7 @@ def prune(
     settings = prune_options(fresh=not resume, **options)
     from slimgpt.calibration import load_calibration
     from slimgpt.checkpoint.locate import locate
-    from slimgpt.prune.destination import require_absent
+    from slimgpt.destination import require_absent
     from slimgpt.prune.driver import prune as run
 
     require_absent(out)

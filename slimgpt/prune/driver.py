@@ -16,19 +16,20 @@ from slimgpt.calibration import Calibration
 from slimgpt.checkpoint.digest import require_finite, source_digest
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.checkpoint.writer import write_durably
+from slimgpt.destination import require_absent, require_apart, require_published
 from slimgpt.loading import require_loadable
 from slimgpt.planning import Plan
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.activations import Activations, activation_bytes, embed, on_disk
 from slimgpt.prune.choose import METHODS
-from slimgpt.prune.destination import require_absent, require_apart, require_published
 from slimgpt.prune.finish import finish
 from slimgpt.prune.forward import LayerForward, full_float32
-from slimgpt.prune.journal import Journal, work_bytes
+from slimgpt.prune.journal import Journal
 from slimgpt.prune.layer import LayerPruner
 from slimgpt.prune.options import PruneOptions
 from slimgpt.release.manifest import environment, parameters
 from slimgpt.resources import peak_rss_bytes, require_disk, require_memory, resolve_device
+from slimgpt.workspace import work_bytes
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -20,8 +20,9 @@ from slimgpt.demo import CALIBRATION, MODEL
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.progress import Silent
 from slimgpt.prune.driver import PruneResult, prune
-from slimgpt.prune.journal import Journal, work_directory
+from slimgpt.prune.journal import Journal
 from slimgpt.prune.options import PruneOptions
+from slimgpt.workspace import work_directory
 
 LAYERS = 6
 RATIO = 0.25

@@ -9,8 +9,8 @@ from typing import Any
 
 from slimgpt.checkpoint.reader import MANIFEST
 from slimgpt.errors import UsageError
-from slimgpt.prune.journal import is_work, work_directory
 from slimgpt.release.manifest import read_manifest
+from slimgpt.workspace import is_work, work_directory
 
 
 def require_absent(out: Path) -> None:
