@@ -45,5 +45,5 @@ $(VENV)/.stamp-base: $(PINS)
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-base
-	$(PIP_INSTALL) -e ".[dev,data]"
+	$(PIP_INSTALL) -e ".[dev,data,eval,recover,sign]"
 	@touch $@

@@ -14,7 +14,12 @@ from slimgpt.errors import EnvironmentProblem, SlimGPTError, UsageError
 VERBS = {
     "plan": "slimgpt.commands.plan:plan",
     "prune": "slimgpt.commands.prune:prune",
+    "recover": "slimgpt.commands.recover:recover",
     "evaluate": "slimgpt.commands.evaluate:evaluate",
+    "compress": "slimgpt.commands.compress:compress",
+    "recipe": "slimgpt.commands.recipe:recipe",
+    "verify": "slimgpt.commands.verify:verify",
+    "export": "slimgpt.commands.export:export",
     "inspect": "slimgpt.commands.inspect:inspect",
     "generate": "slimgpt.commands.generate:generate",
     "demo": "slimgpt.commands.demo:demo",
@@ -22,7 +27,12 @@ VERBS = {
 SUMMARIES = {
     "plan": "Per-layer shapes, sizes and cost of a pruned model, from config.json alone.",
     "prune": "Prune a checkpoint into a smaller one.",
+    "recover": "Heal a pruned checkpoint with LoRA, merged into plain weights.",
     "evaluate": "Perplexity of a model, and KL to the dense model.",
+    "compress": "The whole pipeline, as a recipe says: prune, recover, evaluate, gate, release.",
+    "recipe": "Write a commented recipe, or check one.",
+    "verify": "Is a checkpoint intact, and is what it claims true.",
+    "export": "Forms for other tools: a bill of materials.",
     "inspect": "What a checkpoint holds and how it was made.",
     "generate": "One completion, for the eye.",
     "demo": "The main job on the embedded model, offline.",
@@ -71,9 +81,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except SlimGPTError as error:
-        return _fail(str(error), error.exit_code)
+        for line in error.problems or (str(error),):
+            _fail(line, error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; a stopped prune goes on with the same command", INTERRUPTED)
+        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except UnicodeError as error:
         return _fail(f"a name or a text is no UTF-8: {error}", UsageError.exit_code)
     except BrokenPipeError:

@@ -29,7 +29,7 @@ def require_absent(out: Path) -> None:
     except OSError as reason:  # a name too long, a folder that can't be searched
         raise UsageError(f"OUT {out}: {reason.strerror}") from None
     if taken and not (is_work(work) and (out / MANIFEST).is_file()):
-        raise _exists(out)
+        raise exists(out)
     if busy and not is_work(work):
         raise UsageError(
             f"{work}, where the run would work, exists and is no unfinished run: move it away or "
@@ -51,10 +51,11 @@ def require_published(out: Path, fingerprint: Mapping[str, Any]) -> None:
     source = manifest.get("source")
     found = manifest | {"source": source.get("digest") if isinstance(source, dict) else None}
     if any(found.get(key) != value for key, value in fingerprint.items()):
-        raise _exists(out)
+        raise exists(out)
 
 
-def _exists(out: Path) -> UsageError:
+def exists(out: Path) -> UsageError:
+    """The error for an OUT that is there already."""
     return UsageError(f"{out} exists: give an OUT that does not, or remove it first")
 
 

@@ -7,9 +7,30 @@ class SlimGPTError(Exception):
     """Base of every expected failure: the command line prints its message as one line.
 
     The message says what was given, what is allowed and what to do, in the user's flag names.
+
+    Attributes:
+        problems: where there are several, each as a line of its own; empty for a single one.
     """
 
     exit_code = 1
+    problems: tuple[str, ...] = ()
+
+
+class GateMissed(SlimGPTError):
+    """The work was done and the result is not good enough to be released.
+
+    Attributes:
+        measured: what was found, where it is one number.
+        limit: what it had to stay below.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, measured: float | None = None, limit: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.measured, self.limit = measured, limit
 
 
 class UsageError(SlimGPTError):

@@ -40,6 +40,28 @@ class Silent:
     def message(self, text: str) -> None: ...
 
 
+class Part:
+    """One part of a longer job: its stages are told under the part's name and number."""
+
+    def __init__(self, whole: Progress, name: str, number: int, parts: int) -> None:
+        self._whole, self._prefix = whole, f"[{number}/{parts}] {name}: "
+
+    def start(self, stage: str, total: int) -> None:
+        self._whole.start(self._prefix + stage, total)
+
+    def advance(self, steps: int = 1) -> None:
+        self._whole.advance(steps)
+
+    def finish(self) -> None:
+        self._whole.finish()
+
+    def record(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._whole.record(event, fields)
+
+    def message(self, text: str) -> None:
+        self._whole.message(text)
+
+
 @contextmanager
 def stage(progress: Progress, name: str, total: int) -> Iterator[None]:
     """Runs a block as one stage."""

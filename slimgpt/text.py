@@ -16,11 +16,27 @@ FORMATS = ".txt, .jsonl or .json, each also with .gz"
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """An instruction, what it is about (may be empty), and the answer (may be empty)."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text, or token ids that were made before (``text`` is then empty)."""
+    """A piece of text, or token ids that were made before (``text`` is then empty).
+
+    Attributes:
+        text: all of it; of an exchange, its parts on lines of their own.
+        ids: token ids.
+        exchange: what is asked and what is to be answered, where the row tells them apart.
+    """
 
     text: str
     ids: tuple[int, ...] | None = None
+    exchange: Exchange | None = None
 
 
 def read_documents(path: Path, option: str) -> list[Document]:
@@ -63,8 +79,11 @@ def document(row: Any, origin: str) -> Document:
         if isinstance(row.get("text"), str):
             return Document(row["text"])
         if isinstance(row.get("instruction"), str):
-            parts = [row["instruction"], row.get("input"), row.get("output")]
-            return Document("\n".join(str(p) for p in parts if p))
+            exchange = Exchange(
+                row["instruction"], str(row.get("input") or ""), str(row.get("output") or "")
+            )
+            parts = (exchange.instruction, exchange.input, exchange.output)
+            return Document("\n".join(p for p in parts if p), exchange=exchange)
     raise UsageError(
         f"{origin} has no text: a row needs text, input_ids, or instruction, input and output"
     )

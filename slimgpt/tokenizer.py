@@ -73,6 +73,11 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def beginning(tokenizer: Any) -> list[int]:
+    """The beginning-of-sequence token, where the tokenizer puts one in front of a text."""
+    return [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id][:1]
+
+
 def well_formed(text: str) -> str:
     """The text with lone surrogates, which no tokenizer takes, replaced by question marks.
 

@@ -1,23 +1,37 @@
-"""Kills runs of ``slimgpt prune`` and lets a second one finish: ``killed_runs.py N DIR ARGS...``.
+"""Kills runs of a verb and lets a second one finish: ``killed_runs.py N SEED DIR VERB MODEL ARGS...``.
 
-Prunes into N directories below DIR. Each first run is killed at another moment, spread over the
-time that an undisturbed run takes. The libraries are imported once and every run is forked, so
-that kills fall on the work and not on imports. Prints one JSON object: how many runs were killed
-before they ended, and the exit codes of the second runs.
+Runs ``slimgpt VERB MODEL DIR/i ARGS...`` N times. Each first run is killed at another moment, drawn
+at random from the i-th part of the time that an undisturbed run takes. The libraries are imported
+once and every run is forked, so that kills fall on the work and not on imports. Prints one JSON
+object: how many runs were killed before they ended, what OUT.partial held then, and the exit codes
+of the second runs.
 """
 
+import importlib
 import json
 import os
+import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
 import slimgpt.cli
-import slimgpt.commands.prune
-import slimgpt.prune.driver
-import slimgpt.sampling
+
+USED = {
+    "prune": ["slimgpt.prune.driver", "slimgpt.sampling"],
+    "recover": ["slimgpt.recover.driver", "slimgpt.recover.trainer", "peft"],
+    "compress": [
+        "slimgpt.compress.pipeline",
+        "slimgpt.compress.summary",
+        "slimgpt.recover.trainer",
+        "slimgpt.release.bom",
+        "matplotlib.figure",
+        "peft",
+    ],
+}
 
 
 def fork(arguments: list[str]) -> int:
@@ -37,23 +51,38 @@ def timed(arguments: list[str]) -> float:
     return time.monotonic() - started
 
 
+def left(folder: str, out: str) -> list[str]:
+    """What the killed run had made so far."""
+    work = Path(folder, f"{out}.partial")
+    return sorted(path.name for path in work.iterdir()) if work.is_dir() else []
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    rounds, folder, (model, *options) = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    rounds, seed, folder, (verb, model, *options) = (
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        sys.argv[4:],
+    )
+    for module in (f"slimgpt.commands.{verb}", *USED[verb]):
+        importlib.import_module(module)
 
     def command(out: str) -> list[str]:
-        return ["prune", model, f"{folder}/{out}", *options]
+        return [verb, model, f"{folder}/{out}", *options]
 
+    moments = random.Random(seed)
     whole = min(timed(command(out)) for out in ("undisturbed", "undisturbed-too"))
-    killed, codes = 0, []
+    killed, found, codes = 0, [], []
     for i in range(rounds):
         pid = fork(command(str(i)))
-        time.sleep(whole * (i + 0.5) / rounds)
+        time.sleep(whole * (i + moments.random()) / rounds)
         os.kill(pid, signal.SIGKILL)
         if os.WIFSIGNALED(wait(pid)):
             killed += 1
+            found.append(left(folder, str(i)))
             codes.append(os.waitstatus_to_exitcode(wait(fork(command(str(i))))))
-    sys.stdout.write(json.dumps({"killed": killed, "exit_codes": codes}) + "\n")
+    sys.stdout.write(json.dumps({"killed": killed, "found": found, "exit_codes": codes}) + "\n")
 
 
 if __name__ == "__main__":

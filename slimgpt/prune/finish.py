@@ -10,8 +10,32 @@ from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_js
 from slimgpt.planning import Plan
 from slimgpt.prune.journal import Journal
 from slimgpt.release.card import model_card
-from slimgpt.release.manifest import write_manifest
+from slimgpt.release.manifest import parameters, write_manifest
+from slimgpt.shape import ModelShape
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
+
+
+def gather(journal: Journal, checkpoint: Checkpoint, shape: ModelShape) -> tuple[Path, bool]:
+    """Puts weights, config and sidecars together in the work directory.
+
+    Args:
+        journal: holds every block.
+        checkpoint: the source, whose sidecars go along.
+        shape: of the blocks.
+
+    Returns:
+        the directory, without card and manifest, and whether its config is one that any tool loads.
+    """
+    meta, staging = checkpoint.meta, journal.staging()
+    assemble([journal.outer, *(journal.block(i) for i in range(len(shape.layers)))], staging)
+    config = meta.family.pruned_config(meta.config, shape)
+    write_json(staging / "config.json", config)
+    copy_sidecars(checkpoint, staging)
+    known = {meta.config["model_type"], meta.family.pruned_model_type}
+    converted = meta.stored_type not in known or config["model_type"] not in known
+    if converted and has_tokenizer(meta.directory):
+        save_tokenizer(meta.directory, staging)
+    return staging, config["model_type"] != meta.family.pruned_model_type
 
 
 def finish(
@@ -35,23 +59,15 @@ def finish(
         device: kind of device that computed.
     """
     layers = range(len(plan.source.layers))
-    meta, staging = checkpoint.meta, journal.staging()
-    assemble([journal.outer, *(journal.block(i) for i in layers)], staging)
-    config = meta.family.pruned_config(meta.config, plan.target)
-    write_json(staging / "config.json", config)
-    copy_sidecars(checkpoint, staging)
-    known = {meta.config["model_type"], meta.family.pruned_model_type}
-    converted = meta.stored_type not in known or config["model_type"] not in known
-    if converted and has_tokenizer(meta.directory):
-        save_tokenizer(meta.directory, staging)
-    stock = config["model_type"] != meta.family.pruned_model_type
-    card = model_card(meta.directory, source["name"], plan, recipe, stock=stock)
+    staging, stock = gather(journal, checkpoint, plan.target)
+    card = model_card(checkpoint.directory, source["name"], plan, recipe, stock=stock)
     (staging / CARD).write_text(card, "utf-8")
     write_manifest(
         staging,
         source=source,
         recipe=recipe,
-        plan=plan,
+        shape=plan.target,
+        counts=parameters(plan),
         quality={"layers": [_errors(journal, i) for i in layers]},
         device=device,
     )

@@ -1,69 +1,214 @@
-"""The model card (README.md) of a pruned checkpoint."""
+"""The model card (README.md) of a checkpoint: what it is, how it was made, what was measured."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimgpt.checkpoint.reader import CARD
 from slimgpt.planning import Plan
+from slimgpt.release.manifest import parameters
+from slimgpt.release.markdown import inline, table
+from slimgpt.release.metadata import data_sources, front_matter
+from slimgpt.release.results import results_sections
+from slimgpt.release.source_card import read_source_card
+from slimgpt.release.widths import PICTURE, describe_widths, draw_widths
+from slimgpt.shape import LayerShape, ModelShape
 
-_LICENCE_KEYS = ("license", "license_name", "license_link")
+_PAPER = "structured pruning by the Optimal Brain Surgeon, arXiv 2412.18110"
+_UNCONSTRAINED = {"align": 1, "tensor_parallel": 1, "uniform": False}
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """Everything that a card says.
+
+    Attributes:
+        manifest: as :func:`slimgpt.release.manifest.describe` makes it; the card can't say other
+            numbers than it does.
+        after: shape of the model.
+        before: shape of the dense model; None where only the pruned one is at hand.
+        carried_from: directory whose card names licence and language.
+        stock: whether config.json is one that any tool loads.
+    """
+
+    manifest: Mapping[str, Any]
+    after: ModelShape
+    before: ModelShape | None
+    carried_from: Path
+    stock: bool
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return self.manifest["recipe"]  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str:
+        """Of the dense model, as text."""
+        return inline(self.manifest["source"]["name"])
+
+    @property
+    def achieved(self) -> float:
+        """Fraction of the dense model's decoder parameters that is gone."""
+        counts: Mapping[str, int] = self.manifest["parameters"]
+        return 1 - counts["decoder_after"] / counts["decoder_before"]
+
+
+def write_card(directory: Path, facts: CardFacts) -> None:
+    """Writes README.md, and widths.png that it shows."""
+    draw_widths(facts.after, facts.before, directory / PICTURE)
+    (directory / CARD).write_text(render_card(facts, picture=True), "utf-8")
+
+
+def render_card(facts: CardFacts, *, picture: bool) -> str:
+    """Markdown with the hub's metadata; names of strangers can't mark anything up.
+
+    Args:
+        facts: what to say.
+        picture: whether widths.png lies beside it.
+    """
+    carried = read_source_card(facts.carried_from)
+    parts = [
+        f"---\n{front_matter(facts.manifest, carried)}---\n",
+        _what_it_is(facts, carried.licence),
+        _how_it_was_made(facts),
+        _how_to_load(facts.stock),
+        *results_sections(facts.manifest),
+        _layers(facts, picture),
+        _how_to_verify(facts.manifest["quality"]),
+    ]
+    return "\n".join(parts)
 
 
 def model_card(
     source: Path, source_name: str, plan: Plan, recipe: dict[str, Any], *, stock: bool
 ) -> str:
-    """Markdown with the hub's metadata: what this is, what was removed, how it loads.
+    """The card of a checkpoint that was pruned and not measured, without a picture."""
+    manifest = {
+        "source": {"name": source_name},
+        "recipe": recipe,
+        "parameters": parameters(plan),
+        "quality": {},
+    }
+    facts = CardFacts(manifest, plan.target, plan.source, source, stock)
+    return render_card(facts, picture=False)
 
-    Args:
-        source: the dense checkpoint, whose card names the licence.
-        source_name: as it should appear under ``base_model``.
-        plan: shapes before and after.
-        recipe: the ``recipe`` entry of the manifest.
-        stock: whether config.json is one that any tool loads.
-    """
-    before, after = plan.source, plan.target
-    rows = "\n".join(
-        f"| {i} | {a.query_heads} of {b.query_heads} | {a.kv_heads} of {b.kv_heads} "
-        f"| {a.ffn} of {b.ffn} |"
-        for i, (a, b) in enumerate(zip(after.layers, before.layers, strict=True))
+
+def _what_it_is(facts: CardFacts, licence: str | None) -> str:
+    counts = facts.manifest["parameters"]
+    recovered = facts.recipe.get("recovery")
+    done = [f"pruned by {facts.achieved:.1%}"] * ("method" in facts.recipe)
+    done += ["recovered"] * bool(recovered)
+    since = (
+        "It was then fine-tuned with LoRA, which is merged into the weights."
+        if recovered
+        else "It has not been fine-tuned since."
     )
-    how = (
+    terms = f" The source's licence is {inline(licence)}." if licence else ""
+    return (
+        f"# {facts.name}, {' and '.join(done)}\n\n"
+        f"Made with SlimGPT ({_PAPER}) from {facts.name}: {counts['before']:,} parameters became "
+        f"{counts['after']:,}; of the decoder's {counts['decoder_before']:,}, "
+        f"{counts['decoder_after']:,} remain. {since}{terms}\n"
+    )
+
+
+def _how_it_was_made(facts: CardFacts) -> str:
+    rows = [*_pruning(facts), *_recovery(facts.recipe.get("recovery"))]
+    return f"## How it was made\n\n{table(('', ''), rows)}"
+
+
+def _pruning(facts: CardFacts) -> Iterator[tuple[str, str]]:
+    recipe = facts.recipe
+    if "method" not in recipe:
+        return
+    yield "method", str(recipe["method"])
+    yield "ratio asked", str(recipe.get("ratio"))
+    yield "ratio achieved", f"{facts.achieved:.5g}"
+    for key in ("schedule", "kv_heads", "align", "tensor_parallel", "uniform", "damping"):
+        if recipe.get(key) not in (None, _UNCONSTRAINED.get(key)):
+            yield key.replace("_", " ").replace("kv", "KV"), str(recipe[key])
+    calibration = recipe.get("calibration")
+    if isinstance(calibration, Mapping):
+        size = f"{calibration.get('samples')} windows of {calibration.get('sequence_length')}"
+        yield "calibrated on", f"{', '.join(data_sources(calibration))}: {size} tokens"
+        yield "calibration seed", str(calibration.get("seed"))
+    else:
+        yield "calibrated on", "nothing: no weight was removed"
+
+
+def _recovery(recovery: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(recovery, Mapping):
+        return
+    data = recovery.get("data")
+    examples = (
+        f": {data['examples']} examples"
+        if isinstance(data, Mapping) and data.get("examples")
+        else ""
+    )
+    yield "recovered on", ", ".join(data_sources(data)) + examples
+    yield "LoRA", f"rank {recovery.get('rank')}, alpha {recovery.get('alpha')}"
+    rate = f"{recovery.get('learning_rate')}, {recovery.get('schedule')}"
+    yield "learning rate", f"{rate}, {recovery.get('warmup_steps')} warm-up steps"
+    length = "max_steps" if recovery.get("max_steps") else "epochs"
+    yield length.replace("max_", ""), str(recovery.get(length))
+    yield "batch", f"{recovery.get('batch_size')} examples of at most {recovery.get('max_length')}"
+    if recovery.get("distill_weight"):
+        yield "distillation", f"weight {recovery['distill_weight']} of KL(dense \u2016 model)"
+    yield "recovery seed", str(recovery.get("seed"))
+
+
+def _how_to_load(stock: bool) -> str:
+    imported = "" if stock else "import slimgpt  # pip install slimgpt: no remote code is needed\n"
+    why = (
         "All layers have the same widths: any tool loads it."
         if stock
-        else "No stock class has these widths: `import slimgpt` (pip install slimgpt) before "
-        "`AutoModelForCausalLM.from_pretrained`; no remote code is needed."
+        else "Its layers have widths of their own, which `import slimgpt` teaches transformers."
     )
-    return f"""---
-{_front_matter(source, source_name)}---
-# {source_name}, pruned by {plan.achieved:.1%}
+    return f"""## How to load it
 
-Made with SlimGPT (structured pruning by the Optimal Brain Surgeon, arXiv 2412.18110, method
-`{recipe["method"]}`) from `{source_name}`: {before.parameters:,} parameters became
-{after.parameters:,}; of the decoder's {before.decoder_parameters:,},
-{after.decoder_parameters:,} remain. It has not been fine-tuned since. {how}
+{why}
 
-| layer | query heads | KV heads | FFN neurons |
-|---|---|---|---|
-{rows}
+```python
+{imported}from transformers import AutoModelForCausalLM, AutoTokenizer
 
-`slimgpt.json` has the recipe, the digest of the source and a SHA-256 of every file.
+model = AutoModelForCausalLM.from_pretrained(PATH)
+tokenizer = AutoTokenizer.from_pretrained(PATH)
+```
 """
 
 
-def _front_matter(source: Path, source_name: str) -> str:
-    licence = _licence_lines(source / "README.md")
-    return (
-        f"base_model: {json.dumps(source_name)}\nbase_model_relation: finetune\n{licence}"
-        "library_name: transformers\npipeline_tag: text-generation\ntags:\n- slimgpt\n- pruned\n"
-    )
+def _layers(facts: CardFacts, picture: bool) -> str:
+    shown = f"![{describe_widths(facts.after, facts.before)}]({PICTURE})\n\n" if picture else ""
+    widths = [[str(w) for w in _widths(layer)] for layer in facts.after.layers]
+    if facts.before:
+        dense = map(_widths, facts.before.layers)
+        widths = [
+            [f"{new} of {old}" for new, old in zip(*pair, strict=True)]
+            for pair in zip(widths, dense, strict=True)
+        ]
+    rows = [(str(i), *row) for i, row in enumerate(widths)]
+    return f"## Layers\n\n{shown}{table(('layer', 'query heads', 'KV heads', 'FFN neurons'), rows)}"
 
 
-def _licence_lines(card: Path) -> str:
-    """The licence entries of the source card's front matter, as they stand there."""
-    if not card.exists():
-        return ""
-    head, _, _ = card.read_text("utf-8", errors="replace").removeprefix("---\n").partition("\n---")
-    lines = [x for x in head.splitlines() if x.split(":")[0] in _LICENCE_KEYS]
-    return "".join(line + "\n" for line in lines)
+def _widths(layer: LayerShape) -> tuple[int, int, int]:
+    return layer.query_heads, layer.kv_heads, layer.ffn
+
+
+def _how_to_verify(quality: Mapping[str, Any]) -> str:
+    measured = bool(quality.get("texts") or quality.get("tasks"))
+    data = " --data FOLDER" if measured else ""
+    again = """
+FOLDER holds the texts and tasks above: they are measured again and the results compared, which
+`--quick` leaves out.
+"""
+    return f"""## How to verify it
+
+`slimgpt.json` has the recipe, the digest of the source and a SHA-256 of every file.
+
+```
+slimgpt verify PATH --source DENSE{data}
+```
+{again if measured else ""}"""

@@ -7,15 +7,18 @@ differs between two equal runs on one machine (no times, no paths).
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import slimgpt
+from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.reader import MANIFEST
 from slimgpt.checkpoint.safety import inside, read_json
 from slimgpt.checkpoint.writer import file_digests, write_json
 from slimgpt.planning import Plan
+from slimgpt.shape import ModelShape
 
 SCHEMA = 1
 
@@ -41,28 +44,72 @@ def environment(device: str) -> dict[str, str]:
     }
 
 
+def describe(
+    *,
+    source: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    shape: ModelShape,
+    counts: Mapping[str, int],
+    quality: Mapping[str, Any],
+    device: str,
+    gates: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The manifest but for its ``files``: what the card and the bill of materials are made from.
+
+    Args:
+        source: name and digest of the dense checkpoint.
+        recipe: how it was made, with every default resolved.
+        shape: of the result.
+        counts: see :func:`parameters`.
+        quality: what was measured.
+        device: kind of device that computed.
+        gates: their outcomes; None where the recipe has none.
+    """
+    return {
+        "schema": SCHEMA,
+        "slimgpt_version": slimgpt.__version__,
+        "source": dict(source),
+        "recipe": dict(recipe),
+        "shape": shape.to_manifest(),
+        "parameters": dict(counts),
+        "quality": dict(quality),
+        **({} if gates is None else {"gates": [dict(gate) for gate in gates]}),
+        "environment": environment(device),
+    }
+
+
+def seal(directory: Path, manifest: Mapping[str, Any], *, bom: bool = False) -> None:
+    """Writes slimgpt.json over every other file of a finished checkpoint.
+
+    Args:
+        directory: holds everything else, the card included; each file is read once.
+        manifest: as :func:`describe` makes it.
+        bom: also write a bill of materials, which the manifest then covers.
+    """
+    files = file_digests(directory)
+    if bom:
+        from slimgpt.release.bom import BOM, write_bom
+
+        write_bom(directory, directory / BOM, {**manifest, "files": files})
+        files = dict(sorted({**files, BOM: file_sha256(directory / BOM)}.items()))
+    write_json(directory / MANIFEST, {**manifest, "files": files})
+
+
 def write_manifest(
     directory: Path,
     *,
     source: dict[str, str],
     recipe: dict[str, Any],
-    plan: Plan,
+    shape: ModelShape,
+    counts: dict[str, int],
     quality: dict[str, Any],
     device: str,
 ) -> None:
-    """Writes slimgpt.json over every other file of a finished checkpoint."""
-    manifest = {
-        "schema": SCHEMA,
-        "slimgpt_version": slimgpt.__version__,
-        "source": source,
-        "recipe": recipe,
-        "shape": plan.target.to_manifest(),
-        "parameters": parameters(plan),
-        "quality": quality,
-        "environment": environment(device),
-        "files": file_digests(directory),
-    }
-    write_json(directory / MANIFEST, manifest)
+    """:func:`describe` and :func:`seal` in one."""
+    manifest = describe(
+        source=source, recipe=recipe, shape=shape, counts=counts, quality=quality, device=device
+    )
+    seal(directory, manifest)
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

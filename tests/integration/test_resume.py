@@ -114,7 +114,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     options = ["--ratio", str(RATIO), "--device", "cpu", "--calibration", str(CALIBRATION)]
     options += ["--samples", "16", "--sequence-length", "64", "--quiet"]
     done = subprocess.run(
-        [sys.executable, str(child), "10", str(tmp_path), str(MODEL), *options],
+        [sys.executable, str(child), "10", "0", str(tmp_path), "prune", str(MODEL), *options],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -32,8 +32,9 @@ def test_running_out_of_memory_is_one_line_and_the_environments_fault(monkeypatc
 def test_every_verb_accepts_the_common_options(verb):
     command = cli.LazyGroup().get_command(click.Context(cli.cli), verb)
     assert command is not None
-    names = {p.name for p in command.params}
-    assert {"seed", "device", "dtype", "as_json", "quiet", "log_file"} <= names
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        names = {p.name for p in each.params}
+        assert {"seed", "device", "dtype", "as_json", "quiet", "log_file"} <= names
 
 
 def test_a_name_that_is_no_utf8_is_one_line(monkeypatch, capsys):

@@ -1,0 +1,73 @@
+"""From the sections of a recipe to what each stage takes, and digests of the files they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from slimgpt.checkpoint.digest import file_sha256
+from slimgpt.evaluate.judge import TaskOptions, TextSpec
+from slimgpt.recover.options import RecoverOptions
+from slimgpt.release.file_name import FileName
+from slimgpt.release.recipe import Recipe
+
+
+def recover_options(recipe: Recipe, device: str, dtype: str) -> RecoverOptions | None:
+    """The ``recover`` section; None where there is none."""
+    if recipe.recover is None:
+        return None
+    values = recipe.recover.model_dump(exclude={"data"})
+    return RecoverOptions(**values, seed=recipe.seed, device=device, dtype=dtype)
+
+
+def texts(recipe: Recipe) -> list[TextSpec]:
+    """The texts of the ``evaluate`` section."""
+    if recipe.evaluate is None:
+        return []
+    return [
+        TextSpec(t.file.path, t.window, t.protocol, t.file.label) for t in recipe.evaluate.texts
+    ]
+
+
+def tasks(recipe: Recipe) -> TaskOptions | None:
+    """The tasks of the ``evaluate`` section; None where it names none."""
+    section = recipe.evaluate
+    if section is None or not section.tasks:
+        return None
+    return TaskOptions(
+        names=tuple(t.source for t in section.tasks),
+        task_data=section.task_data.path if section.task_data else None,
+        num_fewshot=section.num_fewshot,
+        limit=section.limit,
+        batch_size=section.batch_size,
+    )
+
+
+def confidence(recipe: Recipe) -> float:
+    """Of the accuracy bounds: the gate's, so that what is measured is what is judged."""
+    accuracy = recipe.gates.accuracy if recipe.gates else None
+    return accuracy.confidence if accuracy else 0.95
+
+
+def training_files(recipe: Recipe) -> list[tuple[str, str]]:
+    """Names, as published, and SHA-256 of the local files that calibration and recovery read.
+
+    A set of the hub has no digest: its name in the recipe stands for it.
+    """
+    return _digests([*recipe.prune.calibration, *(recipe.recover.data if recipe.recover else ())])
+
+
+def evaluation_files(recipe: Recipe) -> list[tuple[str, str]]:
+    """The same for what evaluation reads."""
+    section = recipe.evaluate
+    if section is None:
+        return []
+    digests = _digests([*(t.file for t in section.texts), *section.tasks])
+    if section.task_data:
+        folder = section.task_data.path
+        files = sorted(p for p in folder.iterdir() if p.is_file() and ".json" in p.name)
+        digests += [(p.name, file_sha256(p)) for p in files]
+    return digests
+
+
+def _digests(named: Iterable[FileName]) -> list[tuple[str, str]]:
+    return [(f.label, file_sha256(f.path)) for f in named if f.path.is_file()]

@@ -1,0 +1,1 @@
+"""Healing a pruned model: LoRA on every projection, merged into plain weights."""

@@ -1,0 +1,84 @@
+"""The gates that a manifest records, held against the numbers that it records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isclose
+from typing import Any
+
+from pydantic import ValidationError
+
+from slimgpt.errors import IntegrityError
+from slimgpt.release.checks import Check, attempt
+from slimgpt.release.compare import DEFAULT_CONFIDENCE
+from slimgpt.release.gates import ACCURACY, GateResult, evaluate_gates
+from slimgpt.release.markdown import plain
+from slimgpt.release.schema import GateClaim, Manifest
+from slimgpt.release.sections import Gates
+from slimgpt.shape import ModelShape
+
+_ROUNDED = 1e-3
+"""Numbers of a manifest have five digits, and a ratio of two of them is less exact."""
+_OF_SIZE = ("weight_bytes", "kv_bytes")
+
+
+def check_gates(manifest: Manifest, model: ModelShape, source: ModelShape | None) -> list[Check]:
+    """Each recorded verdict follows from what was measured; none without gates.
+
+    Args:
+        manifest: its gates and its quality.
+        model: shape of the checkpoint.
+        source: of the dense model; None leaves gates of size out.
+    """
+    if not manifest.gates:
+        return []
+
+    def look() -> str:
+        expected = _again(manifest, model, source)
+        for gate in manifest.gates:
+            if source is not None or gate.name not in _OF_SIZE:
+                _compare(gate, expected.get(gate.name))
+        missed = [plain(gate.name) for gate in manifest.gates if not gate.passed]
+        return f"{len(manifest.gates)} recorded, missed: {', '.join(missed) or 'none'}"
+
+    return [attempt("gates", look)]
+
+
+def _again(
+    manifest: Manifest, model: ModelShape, source: ModelShape | None
+) -> Mapping[str, GateResult]:
+    """The gates by name, from the recorded limits and numbers."""
+    quality = manifest.quality.model_dump()
+    limits: dict[str, Any] = {g.name.partition("[")[0]: g.limit for g in manifest.gates}
+    if ACCURACY in limits:
+        confidence = (quality["accuracy"] or {}).get("confidence", DEFAULT_CONFIDENCE)
+        limits[ACCURACY] = {"ratio": limits[ACCURACY], "confidence": confidence}
+    try:
+        gates = Gates.model_validate(limits)
+    except ValidationError:
+        raise IntegrityError(
+            f"{', '.join(map(plain, limits))}: slimgpt has no such gates"
+        ) from None
+    # Both sizes are ratios, in which the bytes of a value cancel out.
+    results = evaluate_gates(gates, quality, source or model, model, bytes_per_value=1)
+    return {result.name: result for result in results}
+
+
+def _compare(gate: GateClaim, again: GateResult | None) -> None:
+    """Refuses a verdict that the numbers don't give.
+
+    Raises:
+        IntegrityError: naming the gate.
+    """
+    if gate.measured is None or again is None or again.measured is None:
+        if gate.passed or gate.measured is not None:
+            raise IntegrityError(f"{plain(gate.name)} was not measured, and counts as such")
+        return
+    close = isclose(gate.measured, again.measured, rel_tol=_ROUNDED, abs_tol=_ROUNDED)
+    at_the_limit = isclose(again.measured, gate.limit, rel_tol=_ROUNDED, abs_tol=_ROUNDED)
+    if not close or (gate.passed != again.passed and not at_the_limit):
+        raise IntegrityError(
+            f"{plain(gate.name)} is recorded with {gate.measured:.5g} as "
+            f"{'passed' if gate.passed else 'missed'}, but what was measured gives "
+            f"{again.measured:.5g}, limit {gate.limit:.5g}"
+        )

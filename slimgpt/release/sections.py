@@ -1,0 +1,255 @@
+"""The sections of a recipe. The text below each key is what users read in ``recipe init``.
+
+No torch, so that a recipe is checked in an instant.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from slimgpt.calibration import SELF
+from slimgpt.planning import KvHeads
+from slimgpt.release.file_name import File, FileName, Source
+from slimgpt.schedule import Schedule
+
+CONTRADICTION = "contradiction"
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_one_or_more), Field(strict=False)]
+
+
+def refuse(problems: Iterable[tuple[str, str]]) -> None:
+    """Raises what a validator must raise for each pair of a key and what is wrong with it."""
+    found = tuple(problems)
+    if found:
+        words = "; ".join(f"{key}: {problem}" for key, problem in found)
+        raise PydanticCustomError(CONTRADICTION, "{words}", {"words": words, "problems": found})
+
+
+class Section(BaseModel):
+    """Strict: a number in quotes is no number, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        refuse(self._contradictions())
+        return self
+
+    def _contradictions(self) -> Iterable[tuple[str, str]]:
+        """Pairs of a key and what is wrong with it beside the others."""
+        return ()
+
+
+class Prune(Section):
+    """What is removed, and what is calibrated on; as the options of `slimgpt prune`."""
+
+    ratio: float = Field(ge=0, lt=1, examples=[0.25])
+    """Fraction of decoder parameters to remove."""
+    method: Literal["exact", "slimgpt"] = "exact"
+    """`slimgpt` is the paper's algorithm; `exact` scores groups exactly and refits."""
+    schedule: Schedule = "log"
+    """How the ratio grows over depth; `log` is the paper's."""
+    first_layer_ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Smallest ratio of the schedule; null is 1/16, less below a ratio of 0.2."""
+    kv_heads: KvHeads | None = None
+    """Grouped-query models: `keep` all KV heads, or `prune` whole KV groups; null is `keep`."""
+    align: int = Field(default=1, ge=1)
+    """FFN widths are a multiple of this."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Every layer splits over this many GPUs."""
+    uniform: bool = False
+    """Same widths in all layers: loads as a stock model."""
+    damping: float | None = Field(default=None, ge=0, le=10)
+    """Relative damping of the Gram matrix; null is 0.01."""
+    calibration: Sources = Field(default=(FileName("c4"),), min_length=1, examples=[["c4"]])
+    """Text to calibrate on: files (.txt, .jsonl, .json), or c4, wikitext2, alpaca or gpt4-alpaca
+    from the hub, or self for samples of the model itself."""
+    samples: int = Field(default=128, ge=1)
+    """Calibration windows."""
+    sequence_length: int | None = Field(default=None, ge=2)
+    """Tokens in a calibration window; null is 2048, or the model's context."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.uniform and "schedule" in self.model_fields_set and self.schedule != "uniform":
+            yield "schedule", "prune.uniform gives all layers the same widths: leave this out"
+        if self.uniform and self.first_layer_ratio is not None:
+            yield (
+                "first_layer_ratio",
+                "prune.uniform gives all layers the same widths: leave this out",
+            )
+        if len(self.calibration) > 1 and SELF in [f.written for f in self.calibration]:
+            yield "calibration", "self can't be mixed with other sources: give one or the other"
+
+
+class Recover(Section):
+    """Low-rank training (LoRA) that heals the pruned model; without this section there is none."""
+
+    data: Sources = Field(min_length=1, examples=[["alpaca.json"]])
+    """What to train on: files (.txt, .jsonl, .json), or sets of the hub as for calibration."""
+    rank: int = Field(default=8, ge=1)
+    """Rank of the low-rank updates."""
+    alpha: float = Field(default=16, gt=0)
+    """Updates are scaled by alpha / rank."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the updates' inputs that is zeroed while training."""
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    """Highest learning rate of the schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Optimiser steps over which the learning rate rises from zero."""
+    batch_size: int = Field(default=64, ge=1)
+    """Examples an optimiser step."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Examples in memory at once; gradients of several are added up to a batch."""
+    max_length: int = Field(default=256, ge=2)
+    """Tokens that an example is cut to."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the data."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps instead of epochs; null is no limit."""
+    held_out: int = Field(default=2000, ge=1)
+    """Examples kept back and watched; at most a tenth of the data."""
+    evaluations: int = Field(default=10, ge=1)
+    """How often the held-out loss is measured."""
+    gradient_checkpointing: bool = False
+    """Computes activations twice in order to hold fewer of them."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    """Weight decay of AdamW."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    prompt: Literal["alpaca", "chat", "none"] = "alpaca"
+    """How an instruction is put: Alpaca's template, the model's own chat template, or as it is."""
+    distill_weight: float = Field(default=0.0, ge=0, le=1)
+    """Weight of KL(dense || model) against the data's cross-entropy; 0 is no distillation."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens both distributions of that KL."""
+
+    @property
+    def examples_at_once(self) -> int:
+        """``micro_batch``, or a whole batch where that is smaller."""
+        return min(self.micro_batch, self.batch_size)
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        size = f"{self.micro_batch} with recover.batch_size {self.batch_size}"
+        if self.micro_batch > self.batch_size:
+            if "micro_batch" in self.model_fields_set:
+                yield "micro_batch", f"{size}: no more than a batch can be in memory at once"
+        elif self.batch_size % self.micro_batch:
+            yield "micro_batch", f"{size}: give a divisor, as a step adds up whole micro-batches"
+
+
+class ScoredText(Section):
+    """A text whose perplexity is measured, and how."""
+
+    file: File = Field(examples=["wikitext2/test.txt"])
+    """A .txt, .jsonl or .json file."""
+    window: int = Field(default=128, ge=2)
+    """Tokens in a disjoint window; numbers of different windows are different quantities."""
+    protocol: Literal["raw", "paper"] = "raw"
+    """`raw` scores the file as it is; `paper` joins its lines by blank lines and puts one BOS in
+    front, as the paper does with WikiText-2."""
+
+
+class Evaluate(Section):
+    """What is measured on the dense model and on the result."""
+
+    texts: tuple[ScoredText, ...] = Field(
+        default=(), strict=False, examples=[[{"file": "wikitext2/test.txt", "protocol": "paper"}]]
+    )
+    """Texts for perplexity and KL(dense || model): each has a file, a window (128 tokens) and a
+    protocol (raw, or paper as for WikiText-2)."""
+    tasks: Sources = Field(default=(), examples=[["boolq", "piqa"]])
+    """Tasks by their name in lm-eval, or files of questions."""
+    task_data: File | None = None
+    """Folder with NAME*.jsonl for the paper's seven tasks, which then need no network."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Solved examples in front of each question; null is what the task says."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first questions of each task, for a quick look; null is all."""
+    batch_size: int = Field(default=16, ge=1)
+    """Sequences scored together."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if not self.texts and not self.tasks:
+            yield "", "nothing to measure: give evaluate.texts, evaluate.tasks or both"
+        texts = Counter((t.file.written, t.window, t.protocol) for t in self.texts)
+        for (file, window, protocol), times in texts.items():
+            if times > 1:
+                yield "texts", f"{file} in windows of {window} ({protocol}) stands there {times}x"
+        for task, times in Counter(t.written for t in self.tasks).items():
+            if times > 1:
+                yield "tasks", f"{task} stands there {times}x: give each task once"
+
+
+class AccuracyGate(Section):
+    """Mean task accuracy relative to the dense model's: its lower confidence bound counts."""
+
+    ratio: float = Field(gt=0, le=1, examples=[0.95])
+    """The least that the lower bound may be."""
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    """Confidence of that bound."""
+
+
+class Gates(Section):
+    """What the result must meet to be released; what can't be measured is not met (exit code 1)."""
+
+    perplexity_increase: float | None = Field(default=None, ge=0, examples=[0.10])
+    """At most, relative to the dense model, on every text: 0.10 is 10 %."""
+    kl: float | None = Field(default=None, ge=0, examples=[0.10])
+    """KL(dense || model) at most, in nats a token, on every text."""
+    accuracy: AccuracyGate | None = Field(
+        default=None, examples=[{"ratio": 0.95, "confidence": 0.95}]
+    )
+    """Mean task accuracy over the dense model's: its lower bound, at this confidence, is at least
+    this ratio."""
+    weight_bytes: float | None = Field(default=None, gt=0, le=1, examples=[0.85])
+    """Bytes of the weights: at most this fraction of the dense model's."""
+    kv_bytes: float | None = Field(default=None, gt=0, le=1, examples=[0.80])
+    """KV-cache bytes a token: at most this fraction of the dense model's."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            names = ", ".join(type(self).model_fields)
+            yield "", f"no gate in it: give at least one of {names}, or leave the section out"
+
+
+class Export(Section):
+    """A file for other tools, made of the result."""
+
+    format: Literal["cyclonedx"]
+    """`cyclonedx` is a bill of materials (ML-BOM)."""
+
+
+class Sign(Section):
+    """An OpenSSF model signature over all files."""
+
+    key: File = Field(examples=["signing-key.pem"])
+    """Private key, PEM."""
+
+
+class Push(Section):
+    """Uploads the result to the hub, with the token in the environment variable HF_TOKEN."""
+
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$", examples=["org/name"]
+    )
+    """Repository of the hub."""
+    private: bool = True
+    """Whether the repository is made private, if it is new."""
