@@ -28,7 +28,7 @@ SUMMARIES = {
     "plan": "Per-layer shapes, sizes and cost of a pruned model, from config.json alone.",
     "prune": "Prune a checkpoint into a smaller one.",
     "recover": "Heal a pruned checkpoint with LoRA, merged into plain weights.",
-    "evaluate": "Perplexity of a model, and KL to the dense model.",
+    "evaluate": "Perplexity, KL and task accuracy of a model, beside the dense one.",
     "compress": "The whole pipeline, as a recipe says: prune, recover, evaluate, gate, release.",
     "recipe": "Write a commented recipe, or check one.",
     "verify": "Is a checkpoint intact, and is what it claims true.",
@@ -97,7 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(
             "out of memory: give fewer --samples, a shorter --sequence-length or --activations "
-            "disk, or use --device cpu",
+            "disk when pruning, a smaller --micro-batch, --batch-size or --window elsewhere, or "
+            "use --device cpu",
             EnvironmentProblem.exit_code,
         )
     return 0

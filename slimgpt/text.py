@@ -57,7 +57,7 @@ def read_documents(path: Path, option: str) -> list[Document]:
         raise UsageError(f"{origin} is no file: give text as {FORMATS}")
     kind = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             documents = list(_documents(file, kind, origin))
     except (UnicodeDecodeError, OSError, EOFError, zlib.error) as reason:
         raise UsageError(f"{origin} is no readable UTF-8 text: {reason}") from None
@@ -89,8 +89,8 @@ def document(row: Any, origin: str) -> Document:
     )
 
 
-def _open(path: Path) -> IO[str]:
-    """As it is, line ends included; only the mark that some editors put in front goes."""
+def open_text(path: Path) -> IO[str]:
+    """A UTF-8 file, also gzipped, as it is; only the mark that some editors put in front goes."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
     return path.open(encoding="utf-8-sig", newline="\n")

@@ -252,6 +252,15 @@ def random_ids(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def write_rows(path: Path, count: int = 80, *, kinds: int = 8, shortest: int = LENGTH) -> Path:
+    """A file of rows of ids to train on, of few kinds of tokens: easy to learn."""
+    ids = (random_ids(count, LENGTH) % kinds + 3).tolist()
+    lengths = range(shortest, LENGTH + 1)
+    rows = [{"input_ids": row[: lengths[i % len(lengths)]]} for i, row in enumerate(ids)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 CALIBRATION = Calibration(random_ids(16, LENGTH), ("random",), 0)
 
 

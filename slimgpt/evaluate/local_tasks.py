@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.errors import UsageError
 from slimgpt.evaluate.prompts import FORMATS, Prompt, Question, format_of
+from slimgpt.text import open_text
 from slimgpt.tokenizer import well_formed
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -117,7 +117,7 @@ def _read(name: str, path: Path) -> LocalTask:
         UsageError: naming the file and the line.
     """
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             kind = format_of(name)
             prompts = tuple(
                 _prompt(line, name, f"--tasks {path} line {number}")
@@ -130,12 +130,6 @@ def _read(name: str, path: Path) -> LocalTask:
     if not prompts:
         raise UsageError(f"--tasks {path} is empty: give lines of {_ROW}")
     return LocalTask(name, path.name, sha256, f"{path.name}, {kind.words}", prompts)
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
-    return path.open(encoding="utf-8-sig", newline="\n")
 
 
 def _prompt(line: str, name: str, where: str) -> Prompt:

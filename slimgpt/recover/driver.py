@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -165,7 +164,6 @@ class _Run:
         )
         trained = training.run()
         adapter, exact = self._merge(journal, training)
-        gc.collect()  # the adapted model, before the merged one comes
         staging, stock = gather(journal, self.checkpoint, self.checkpoint.shape)
         loss, check = self._prove(staging, trained, adapter, exact)
         self._publish(staging, stock, quality(trained, loss, check))

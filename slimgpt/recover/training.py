@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -106,7 +105,6 @@ class Training:
         done, checkpoint = last_whole(self._directory)
         if done < steps:
             self._go_on(checkpoint, done, steps)
-            gc.collect()  # Trainers hold themselves in cycles, and with them two models
         before = _read(self._directory / _BEFORE, ("held_out_loss",))["held_out_loss"]
         best = read_record(self.best)
         trained = Trained(before, best["held_out_loss"], best["step"], steps)

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -334,6 +335,14 @@ def test_a_choice_beyond_the_context_is_scored_by_its_end(loaded: Loaded, tmp_pa
     assert value == pytest.approx(float(logp[range(256), ids[1:]].sum()), rel=1e-5)
 
 
+def test_a_choice_without_a_token_is_refused(loaded: Loaded) -> None:
+    tokenizer = load_tokenizer(loaded[1].directory)
+    scorer = harness.Scorer(loaded[0], tokenizer, context_length=9, batch_size=1, progress=Silent())
+    asked = SimpleNamespace(task_name="file:mine", doc_id=3)
+    with pytest.raises(UsageError, match="--tasks mine, example 3: a choice adds no token"):
+        scorer._fitted(asked, [1, 2], [])
+
+
 def test_a_model_that_predicts_nan_has_no_score(small: Path, tmp_path: Path) -> None:
     model, meta = load_model(small, device="cpu")
     model.model.norm.weight.data.fill_(float("nan"))
@@ -412,6 +421,13 @@ def first(**_):
 def second(**_):
     return {{"test": datasets.Dataset.from_list(ROWS[3:]), "dev": datasets.Dataset.from_list(ROWS)}}
 
+def lengthy(**_):
+    rows = [ROWS[0], ROWS[1] | {{"question": "word " * 300}}]
+    return {{"test": datasets.Dataset.from_list(rows)}}
+
+def alone(**_):
+    return {{"test": datasets.Dataset.from_list(ROWS), "dev": datasets.Dataset.from_list(ROWS)}}
+
 def gone(**_):
     raise ConnectionError("no route to the hub")
 
@@ -446,6 +462,15 @@ TASKS = {
     "unsafe": f"{CHOICE}\ncustom_dataset: !function data.first\nunsafe_code: true",
     "broken": f"{CHOICE}\ncustom_dataset: !function data.first\n"
     "process_results: !function data.failing",
+    "only_test": f"{CHOICE}\ncustom_dataset: !function data.alone".replace(
+        "fewshot_split: dev", ""
+    ),
+    "only_dev": f"{CHOICE}\ncustom_dataset: !function data.alone".replace(
+        "test_split: test", "validation_split: dev"
+    ),
+    "lengthy": f"{GENERATION}\ngeneration_kwargs: {{max_gen_toks: 4, until: ['.']}}".replace(
+        "data.first", "data.lengthy"
+    ),
     "short": f"{GENERATION}\ngeneration_kwargs: {{max_gen_toks: 4, until: ['.']}}",
     "endless": f"{GENERATION}\ngeneration_kwargs: {{max_gen_toks: 256, until: ['.']}}",
 }
@@ -521,6 +546,24 @@ def test_a_task_without_examples_by_definition_stays_so(index: Path) -> None:
     (entry,) = load_tasks(choose_tasks(["fixed"], num_fewshot=3), told)
     assert entry.tasks[0].get_config("num_fewshot") == 0
     assert told.messages == ["--num-fewshot does not apply to fixed, which is 0-shot"]
+
+
+@pytest.mark.parametrize("name", ["only_test", "only_dev"])
+def test_the_asked_question_is_no_worked_example(index: Path, name: str) -> None:
+    (entry,) = load_tasks(choose_tasks([name], num_fewshot=len(QUESTIONS) - 1))
+    made = entry.tasks[0]
+    made.set_fewshot_seed(0)
+    with quiet():
+        made.build_all_requests()
+    for instance in made.instances:
+        assert instance.args[0].count(QUESTIONS[instance.doc_id][0]) == 1
+
+
+def test_a_generation_that_loses_its_beginning_is_counted(index: Path, loaded: Loaded) -> None:
+    told = Told()
+    score = evaluate(loaded, "lengthy", progress=told)
+    assert (score.n, score.truncated) == (2, 1)
+    assert told.messages[0].startswith("lengthy: 1 of 2 examples are longer than")
 
 
 def test_a_task_without_choices_has_metrics(index: Path, loaded: Loaded) -> None:

@@ -1,0 +1,187 @@
+"""`slimgpt compress --dry-run`: the plan, what it will cost here, and what stands in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from slimgpt.calibration import window_length
+from slimgpt.checkpoint.reader import BYTES_PER_VALUE, Checkpoint, ConfigOnly
+from slimgpt.compress import inputs
+from slimgpt.compress.preflight import Settings, preflight
+from slimgpt.errors import EnvironmentProblem
+from slimgpt.machine_speed import measure_speed
+from slimgpt.pipeline_cost import (
+    Calibrating,
+    Computing,
+    Judging,
+    StageCost,
+    Training,
+    evaluate_cost,
+    machine_check,
+    prune_cost,
+    recover_cost,
+)
+from slimgpt.planning import Plan
+from slimgpt.release.recipe import Recipe
+from slimgpt.resources import human_bytes, resolve_device
+
+_SAMPLED_PROMPTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a job would do.
+
+    Attributes:
+        plan: shapes and ratios.
+        bytes_per_value: of a stored weight.
+        costs: a stage each.
+        problems: why it can't be done here; none if it can.
+    """
+
+    plan: Plan
+    bytes_per_value: int
+    costs: tuple[StageCost, ...]
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``slimgpt compress --dry-run --json``."""
+        before, after = self.plan.source, self.plan.target
+        return {
+            "ratio": {"asked": self.plan.ratio, "achieved": self.plan.achieved},
+            "shape": after.to_manifest(),
+            "parameters": {"before": before.parameters, "after": after.parameters},
+            "weight_bytes": {
+                "before": before.weight_bytes(self.bytes_per_value),
+                "after": after.weight_bytes(self.bytes_per_value),
+            },
+            "kv_bytes_per_token": {
+                "before": before.kv_bytes_per_token(self.bytes_per_value),
+                "after": after.kv_bytes_per_token(self.bytes_per_value),
+            },
+            "costs": [asdict(cost) for cost in self.costs],
+            "problems": list(self.problems),
+        }
+
+    def page(self) -> RenderableType:
+        """The same for people."""
+        from slimgpt.commands.shapes import layer_table, totals_table
+
+        costs = Table("stage", "seconds", "memory", "disk", "for", title="estimate, this machine")
+        for cost in self.costs:
+            sizes = (human_bytes(cost.memory_bytes), human_bytes(cost.disk_bytes))
+            costs.add_row(cost.stage, f"{cost.seconds:.0f}", *sizes, cost.basis)
+        verdict = "\n".join(self.problems) or "This machine can carry it; nothing was written."
+        shapes = [("dense", self.plan.source), ("planned", self.plan.target)]
+        return Group(
+            layer_table(self.plan.target, self.plan),
+            totals_table(shapes, self.bytes_per_value),
+            costs,
+            Text(verdict),
+        )
+
+    def require_possible(self) -> None:
+        """Passes if nothing stands in the way.
+
+        Raises:
+            EnvironmentProblem: all that does.
+        """
+        if self.problems:
+            raise EnvironmentProblem("; ".join(self.problems))
+
+
+def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Outlook:
+    """Checks a job and estimates it; reads configs, headers and data, and writes nothing.
+
+    Args:
+        model: the dense checkpoint.
+        out: where the release would go.
+        recipe: what to do.
+        settings: where and how to compute.
+
+    Raises:
+        SlimGPTError: as :func:`slimgpt.compress.preflight.preflight`, or data that can't be used.
+    """
+    checkpoint, plan = preflight(model, recipe, settings)
+    device = resolve_device(settings.device)
+    stored = checkpoint.meta.bytes_per_value
+    value_bytes = 4 if device.type == "cpu" else stored
+    if settings.dtype != "auto":
+        value_bytes = BYTES_PER_VALUE[settings.dtype]
+    computing = Computing(measure_speed(str(device), value_bytes), stored, value_bytes)
+    costs = [prune_cost(plan, _calibrating(recipe, checkpoint), computing)]
+    if recipe.recover:
+        training = _training(recipe, settings, checkpoint.meta)
+        costs.append(recover_cost(plan, training, computing))
+    if recipe.evaluate:
+        judging = _judging(recipe, checkpoint.meta)
+        costs.append(evaluate_cost(plan, judging, computing))
+    problems = machine_check(costs, out, str(device))
+    return Outlook(plan, stored, tuple(costs), tuple(problems))
+
+
+def _calibrating(recipe: Recipe, checkpoint: Checkpoint) -> Calibrating:
+    section = recipe.prune
+    length = window_length(checkpoint.meta.context_length, section.samples, section.sequence_length)
+    return Calibrating(section.samples, length)
+
+
+def _training(recipe: Recipe, settings: Settings, meta: ConfigOnly) -> Training:
+    """What the data comes to, tokenised as it will be."""
+    from slimgpt.recover.data import load_training_data
+
+    options = inputs.recover_options(recipe, settings.device, settings.dtype)
+    assert options
+    assert recipe.recover
+    data = load_training_data(meta, [f.source for f in recipe.recover.data], options)
+    examples = [*data.train, *data.held_out]
+    return Training(
+        examples=len(data.train),
+        held_out=len(data.held_out),
+        tokens=_mean([len(e.ids) for e in examples]),
+        longest=options.max_length,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        micro_batch=options.examples_at_once,
+        epochs=options.epochs,
+        max_steps=options.max_steps,
+        evaluations=options.evaluations,
+        distills=options.distill_weight > 0,
+        gradient_checkpointing=options.gradient_checkpointing,
+    )
+
+
+def _judging(recipe: Recipe, meta: ConfigOnly) -> Judging:
+    """Tokens of the texts, and sequences of the local tasks; those of the hub are not known."""
+    from slimgpt.evaluate.tasks import choose_tasks
+    from slimgpt.evaluate.windows import load_text
+    from slimgpt.tokenizer import encode, load_tokenizer
+
+    texts = [load_text(meta, t.path, t.window, t.protocol) for t in inputs.texts(recipe)]
+    asked = inputs.tasks(recipe)
+    requests, sampled = 0, []
+    if asked:
+        chosen = choose_tasks(asked.names, task_data=asked.task_data)
+        prompts = [p for t in chosen.tokens.values() if t for p in t.prompts[: asked.limit]]
+        requests = sum(max(len(p.contexts), len(p.targets)) for p in prompts)
+        tokenizer = load_tokenizer(meta.directory)
+        some = prompts[:: max(1, len(prompts) // _SAMPLED_PROMPTS)]
+        sampled = [len(encode(tokenizer, f"{p.contexts[0]} {p.targets[0]}")) for p in some]
+    return Judging(
+        text_tokens=sum(text.windows.numel() for text in texts),
+        window=max((text.windows.shape[1] for text in texts), default=128),
+        requests=requests,
+        request_tokens=_mean(sampled) if sampled else 128,
+        batch_size=asked.batch_size if asked else 1,
+    )
+
+
+def _mean(counts: Sequence[int]) -> int:
+    return max(1, round(sum(counts) / len(counts)))
