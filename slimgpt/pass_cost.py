@@ -21,7 +21,7 @@ _SAVED = 1.65
 _LOGIT_COPIES, _MORE_WITH_TEACHER = 4.2, 6
 """Copies of the logits that a loss and its gradient hold at once."""
 _PROMPTLY_FREED_BYTES = 32 * 2**20
-"""Below it, glibc keeps freed blocks: training was measured to hold twice what is in use."""
+"""glibc keeps freed blocks that are smaller: training was measured to hold twice what it uses."""
 
 
 def layer_features(model: ModelShape, layer: LayerShape) -> int:
@@ -94,8 +94,8 @@ def training_activation_bytes(
     saved = _SAVED * features(model)
     if recomputes:
         saved = len(model.layers) * model.hidden_size + _SAVED * widest_features(model)
-    largest = FLOAT32 * tokens * max(model.hidden_size, *(x.ffn for x in model.layers))
-    if not machine.is_gpu and largest < _PROMPTLY_FREED_BYTES:
+    typical = FLOAT32 * tokens * model.hidden_size
+    if not machine.is_gpu and typical < _PROMPTLY_FREED_BYTES:
         saved *= 2
     copies = _LOGIT_COPIES + (_MORE_WITH_TEACHER if taught else 0)
     return int(FLOAT32 * tokens * (saved + copies * model.vocab_size))

@@ -104,7 +104,7 @@ class TaskClaim(Scores):
     sha256: Digest | None = None
     protocol: str | None = None
     harness: str | None = None
-    seed: Count = 0
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     dtype: Dtype | None = None
     baseline: Scores | None = None
 
