@@ -1,114 +1,140 @@
-"""What recovery gives back: perplexity on held-out answers and on a text, before and after.
+"""What recovery gives back on the embedded model: before and after, on answers and on a text.
 
-    python bench/figures/recovery_by_ratio.py --data ../shared/data --model ../shared/models/reference-1m
+    .venv/bin/python bench/figures/recovery_by_ratio.py --data ../shared/data
 
-Prunes by each ratio (C4, 128 x 256 tokens), recovers on Alpaca with the paper's settings but for
-those given, and scores WikiText-2 as the paper does (windows of 128). One line of JSON a recovery.
+Pruned on C4 (128 x 256 tokens), recovered on Alpaca with the paper's settings but for those given.
+Prints a Markdown table: perplexity on held-out answers, WikiText-2 by the paper's protocol, and the
+largest difference between the logits of the adapter model and of the merged weights.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-import time
 from math import exp
 from pathlib import Path
-from typing import Any
 
+import click
 import torch
 
-from slimgpt.calibration import Calibration, load_calibration
-from slimgpt.checkpoint.reader import Checkpoint
-from slimgpt.evaluate.perplexity import measure, perplexity
+from slimgpt.calibration import load_calibration
+from slimgpt.checkpoint.reader import read_config
+from slimgpt.demo import MODEL
+from slimgpt.evaluate.perplexity import Quality, measure
 from slimgpt.evaluate.windows import load_text
 from slimgpt.loading import load_model
 from slimgpt.prune.driver import prune
 from slimgpt.prune.options import PruneOptions
+from slimgpt.recover.batches import mean_loss
+from slimgpt.recover.data import load_training_data
 from slimgpt.recover.driver import recover
 from slimgpt.recover.options import RecoverOptions
 
-WINDOW = 128
+COLUMNS = (
+    *("removed", "learning rate", "KL weight", "best step", "answers before", "after"),
+    *(
+        "WikiText-2 before",
+        "after",
+        "KL before",
+        "after",
+        "merged within",
+        "s pruning",
+        "s healing",
+    ),
+)
 
 
-def pruned_by(model: Path, out: Path, ratio: float, data: Path) -> float:
-    """Prunes and returns the seconds it took."""
-
-    def calibrate(checkpoint: Checkpoint) -> Calibration:
-        files = [str(data / "c4" / "sample.txt")]
-        return load_calibration(checkpoint, files, samples=128, sequence_length=256, seed=0)
-
-    return prune(model, out, PruneOptions(ratio, device="cpu"), calibrate).seconds
-
-
-def on_text(model: Path, dense: Path, data: Path) -> dict[str, Any]:
-    """WikiText-2 perplexity of a model and of the dense one, and KL between them."""
-    loaded, meta = load_model(model, device="cpu")
-    text = load_text(meta, data / "wikitext2" / "test.txt", WINDOW, "paper")
-    quality = measure(loaded, text, load_model(dense, device="cpu")[0])
-    assert quality.baseline_nll is not None
-    return {
-        "perplexity": quality.perplexity,
-        "dense": perplexity(quality.baseline_nll),
-        "kl": quality.kl,
-    }
-
-
-def main() -> None:
-    """Prints a line of JSON for each ratio and learning rate."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--data", type=Path, required=True)
-    arguments.add_argument("--model", type=Path, required=True)
-    arguments.add_argument("--ratio", type=float, nargs="+", default=[0.25, 0.5])
-    arguments.add_argument("--learning-rate", type=float, nargs="+", default=[1e-4])
-    arguments.add_argument("--distill-weight", type=float, nargs="+", default=[0.0])
-    arguments.add_argument("--max-steps", type=int)
-    given = arguments.parse_args()
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--ratio", "ratios", type=float, multiple=True, default=(0.25, 0.5))
+@click.option("--learning-rate", "rates", type=float, multiple=True, default=(1e-4,))
+@click.option("--distill-weight", "weights", type=float, multiple=True, default=(0.0,))
+@click.option("--max-steps", type=int)
+def main(
+    data: Path,
+    ratios: tuple[float, ...],
+    rates: tuple[float, ...],
+    weights: tuple[float, ...],
+    max_steps: int | None,
+) -> None:
+    """Print the table, a row a recovery."""
     torch.set_num_threads(1)
+    click.echo(f"dense, held-out answers: {_dense_answers(data):.3f}")
+    click.echo("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     with tempfile.TemporaryDirectory() as folder:
-        for ratio in given.ratio:
+        for ratio in ratios:
             pruned = Path(folder) / f"pruned-{ratio}"
-            seconds = pruned_by(given.model, pruned, ratio, given.data)
-            before = on_text(pruned, given.model, given.data)
-            for rate in given.learning_rate:
-                for weight in given.distill_weight:
-                    started = time.monotonic()
+            seconds = _prune(data, pruned, ratio)
+            before = _on_text(data, pruned)
+            for rate in rates:
+                for weight in weights:
                     options = RecoverOptions(
                         learning_rate=rate,
                         distill_weight=weight,
-                        max_steps=given.max_steps,
+                        max_steps=max_steps,
                         device="cpu",
                     )
                     out = Path(folder) / f"recovered-{ratio}-{rate}-{weight}"
-                    result = recover(
-                        pruned,
-                        out,
-                        [str(given.data / "instruct" / "alpaca_subset.json")],
-                        options,
-                        dense=given.model if weight else None,
-                    )
-                    line = {
-                        "ratio": ratio,
-                        "learning_rate": rate,
-                        "distill_weight": weight,
-                        "steps": result.trained.steps,
-                        "best_step": result.trained.best_step,
-                        "held_out_perplexity": {
-                            "before": exp(result.trained.before),
-                            "after": exp(result.merged_loss),
-                        },
-                        "held_out_tokens": result.data["held_out_tokens"],
-                        "wikitext2_before": before,
-                        "wikitext2_after": on_text(out, given.model, given.data),
-                        "merge": result.check.to_json(),
-                        "seconds": {
-                            "prune": seconds,
-                            "recover": time.monotonic() - started,
-                        },
-                    }
-                    sys.stdout.write(json.dumps(line) + "\n")
-                    sys.stdout.flush()
+                    _row(data, pruned, out, ratio, options, before, seconds)
+
+
+def _answers(data: Path) -> list[str]:
+    return [str(data / "instruct" / "alpaca_subset.json")]
+
+
+def _dense_answers(data: Path) -> float:
+    """The dense model's perplexity on the held-out answers."""
+    held_out = load_training_data(read_config(MODEL), _answers(data), RecoverOptions()).held_out
+    return exp(mean_loss(load_model(MODEL, device="cpu")[0], held_out))
+
+
+def _prune(data: Path, out: Path, ratio: float) -> float:
+    files = [str(data / "c4" / "sample.txt")]
+    options = PruneOptions(ratio, device="cpu")
+    return prune(
+        MODEL,
+        out,
+        options,
+        lambda checkpoint: load_calibration(
+            checkpoint, files, samples=128, sequence_length=256, seed=0
+        ),
+    ).seconds
+
+
+def _on_text(data: Path, model: Path) -> Quality:
+    loaded, meta = load_model(model, device="cpu")
+    text = load_text(meta, data / "wikitext2" / "test.txt", 128, "paper")
+    return measure(loaded, text, load_model(MODEL, device="cpu")[0])
+
+
+def _row(
+    data: Path,
+    pruned: Path,
+    out: Path,
+    ratio: float,
+    options: RecoverOptions,
+    before: Quality,
+    seconds: float,
+) -> None:
+    dense = MODEL if options.distill_weight else None
+    result = recover(pruned, out, _answers(data), options, dense=dense)
+    loss, merged = result.recovery["held_out_loss"], result.recovery["merged"]
+    after = _on_text(data, out)
+    cells = (
+        f"{ratio:.0%}",
+        f"{options.learning_rate:g}",
+        f"{options.distill_weight:g}",
+        f"{result.recovery['best_step']} of {result.recovery['steps']}",
+        f"{exp(loss['before']):.2f}",
+        f"{exp(loss['after']):.2f}",
+        f"{before.perplexity:.2f}",
+        f"{after.perplexity:.2f}",
+        f"{before.kl:.3f}",
+        f"{after.kl:.3f}",
+        f"{merged['largest_logit_difference']:.3f}",
+        f"{seconds:.0f}",
+        f"{result.seconds:.0f}",
+    )
+    click.echo("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
