@@ -24,7 +24,7 @@ from slimgpt.pass_cost import (
 from slimgpt.planning import Plan
 from slimgpt.resources import available_memory_bytes, human_bytes
 
-_PROCESS_BYTES = 550 * 2**20
+_PROCESS_BYTES = 600 * 2**20
 """Python with torch, transformers, and peft or lm-eval imported."""
 _UPDATE_BYTES = 4 * FLOAT32
 """Of one value of an update: itself, its gradient and two moments of AdamW."""

@@ -117,13 +117,13 @@ def _row(
 ) -> None:
     dense = MODEL if options.distill_weight else None
     result = recover(pruned, out, _answers(data), options, dense=dense)
-    loss, merged = result.recovery["held_out_loss"], result.recovery["merged"]
+    loss, merged = result.quality["held_out_loss"], result.quality["merged"]
     after = _on_text(data, out)
     cells = (
         f"{ratio:.0%}",
         f"{options.learning_rate:g}",
         f"{options.distill_weight:g}",
-        f"{result.recovery['best_step']} of {result.recovery['steps']}",
+        f"{result.quality['best_step']} of {result.quality['steps']}",
         f"{exp(loss['before']):.2f}",
         f"{exp(loss['after']):.2f}",
         f"{before.perplexity:.2f}",

@@ -44,12 +44,14 @@ class Outlook:
         bytes_per_value: of a stored weight.
         costs: a stage each.
         problems: why it can't be done here; none if it can.
+        uncounted: tasks of the hub, whose cost is not in the estimate.
     """
 
     plan: Plan
     bytes_per_value: int
     costs: tuple[StageCost, ...]
     problems: tuple[str, ...]
+    uncounted: str
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``slimgpt compress --dry-run --json``."""
@@ -68,6 +70,7 @@ class Outlook:
             },
             "costs": [asdict(cost) for cost in self.costs],
             "problems": list(self.problems),
+            "uncounted": self.uncounted,
         }
 
     def page(self) -> RenderableType:
@@ -79,6 +82,8 @@ class Outlook:
             sizes = (human_bytes(cost.memory_bytes), human_bytes(cost.disk_bytes))
             costs.add_row(cost.stage, f"{cost.seconds:.0f}", *sizes, cost.basis)
         verdict = "\n".join(self.problems) or "This machine can carry it; nothing was written."
+        if self.uncounted:
+            verdict += f"\nNot counted, since their size is not known here: {self.uncounted}."
         shapes = [("dense", self.plan.source), ("planned", self.plan.target)]
         return Group(
             layer_table(self.plan.target, self.plan),
@@ -124,7 +129,18 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
         judging = _judging(recipe, checkpoint.meta)
         costs.append(evaluate_cost(plan, judging, computing))
     problems = machine_check(costs, out, str(device))
-    return Outlook(plan, stored, tuple(costs), tuple(problems))
+    return Outlook(plan, stored, tuple(costs), tuple(problems), _uncounted(recipe))
+
+
+def _uncounted(recipe: Recipe) -> str:
+    """Names of tasks that are not local, with commas."""
+    from slimgpt.evaluate.tasks import choose_tasks
+
+    asked = inputs.tasks(recipe)
+    if asked is None:
+        return ""
+    chosen = choose_tasks(asked.names, task_data=asked.task_data)
+    return ", ".join(name for name, local in chosen.tokens.items() if local is None)
 
 
 def _calibrating(recipe: Recipe, checkpoint: Checkpoint) -> Calibrating:

@@ -75,7 +75,7 @@ def check_claims(quality: Quality, measuring: Measuring) -> list[Check]:
         UsageError: ``--data`` does not exist or holds too much.
     """
     wanted = {text.sha256: text.file or text.text for text in quality.texts}
-    wanted |= {t.sha256: t.file for t in quality.tasks.values() if t.file and t.sha256}
+    wanted |= {t.file_digest: str(t.file) for t in quality.tasks.values() if t.file_digest}
     files = find_files(wanted, measuring.data)
     checks = [
         Check(
@@ -88,10 +88,12 @@ def check_claims(quality: Quality, measuring: Measuring) -> list[Check]:
         if digest not in files
     ]
     texts = [text for text in quality.texts if text.sha256 in files]
-    tasks = {k: t for k, t in quality.tasks.items() if not t.file or t.sha256 in files}
+    tasks = {k: t for k, t in quality.tasks.items() if not t.file_digest or t.file_digest in files}
     for job in _jobs(texts, tasks, measuring.dtype):
         checks += _checked(job, quality, files, measuring)
-    if quality.accuracy and not any(check.check == ACCURACY for check in checks):
+    if quality.accuracy and not quality.tasks:
+        checks.append(Check(ACCURACY, "failed", "no task is claimed that it could come from"))
+    elif quality.accuracy and not any(check.check == ACCURACY for check in checks):
         why = "not all of its tasks could be measured together"
         checks.append(Check(ACCURACY, "not checked", why, Unresolved))
     return checks
@@ -181,12 +183,12 @@ def _questions(
     with TemporaryDirectory(prefix="slimgpt-verify-") as folder:
         names = []
         for name, task in tasks.items():
-            if task.file is None or task.sha256 is None:
+            if not task.file_digest:
                 names.append(name)
                 continue
             if not _TASK_NAME.fullmatch(name):
                 raise IntegrityError(f"{plain(name)} can't be the name of a task")
-            found = files[task.sha256].resolve()
+            found = files[task.file_digest].resolve()
             link = Path(folder, name + (".jsonl.gz" if found.name.endswith(".gz") else ".jsonl"))
             link.symlink_to(found)
             names.append(str(link))

@@ -52,17 +52,20 @@ def compare_task(
 ) -> Iterator[Check]:
     """Checks of the scores of one task."""
     allowed = answers_tolerance(measured.n)
+    shown = plain(f"{name}, {claim.file}" if claim.file else name)
 
     def own() -> str:
         if claim.n != measured.n:
             raise IntegrityError(f"{claim.n} questions claimed, {measured.n} asked")
         if claim.sha256 and claim.sha256 != measured.sha256:
             raise IntegrityError("the questions are not those of the claim")
+        if claim.num_fewshot not in (None, measured.num_fewshot):
+            raise IntegrityError(f"it is {measured.num_fewshot}-shot, not {claim.num_fewshot}-shot")
         return _scores(claim, measured, allowed)
 
-    yield attempt(f"task {plain(name)}", own)
+    yield attempt(f"task {shown}", own)
     if claim.baseline is not None:
-        before, dense = f"source's task {plain(name)}", claim.baseline
+        before, dense = f"source's task {shown}", claim.baseline
         if beside_source:
             scores = measured.baseline or Scores()
             yield attempt(before, lambda: _scores(dense, scores, allowed))

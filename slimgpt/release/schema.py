@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 import slimgpt
 from slimgpt.checkpoint.reader import MANIFEST
@@ -21,6 +29,7 @@ _LARGEST = 2**53
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(min_length=1)]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
@@ -65,8 +74,8 @@ class Parameters(Entry):
 class TextClaim(Entry):
     """Perplexity of one text, and how it was measured; null is a value that is no number."""
 
-    text: str
-    file: str | None = None
+    text: Name
+    file: Name | None = None
     sha256: Digest
     window: int = Field(ge=2, le=2**31 - 1)
     protocol: Literal["raw", "paper"]
@@ -100,13 +109,24 @@ class TaskClaim(Scores):
     n: Count
     num_fewshot: Count | None = None
     limit: Count | None = None
-    file: str | None = None
+    file: Name | None = None
     sha256: Digest | None = None
     protocol: str | None = None
     harness: str | None = None
     seed: int = Field(0, ge=0, le=2**32 - 1)
     dtype: Dtype | None = None
     baseline: Scores | None = None
+
+    @model_validator(mode="after")
+    def _file_is_known(self) -> Self:
+        if self.file is not None and self.sha256 is None:
+            raise PydanticCustomError("no_digest", "a task from a file needs its sha256")
+        return self
+
+    @property
+    def file_digest(self) -> str | None:
+        """SHA-256 of the file that it was asked from; None where lm-eval had the questions."""
+        return self.sha256 if self.file is not None else None
 
 
 class AccuracyClaim(Entry):

@@ -252,4 +252,4 @@ class Push(Section):
     )
     """Repository of the hub."""
     private: bool = True
-    """Whether the repository is made private, if it is new."""
+    """Makes a new repository private, and refuses one that exists and is public."""

@@ -37,8 +37,6 @@ from tests.spoiling import Spoil, chain
 MANIFEST, CARD = "slimgpt.json", "README.md"
 UNRESOLVED = 3
 OWN, PLAIN, PARITY = "own.jsonl", "plain.txt", "parity.test.jsonl"
-HUB = {"file": None, "sha256": None}
-"""Of a task that is no file."""
 
 
 # -- a release -------------------------------------------------------------------------------------
@@ -185,6 +183,13 @@ def test_what_was_only_pruned_claims_nothing(desk: Desk) -> None:
     ended, document = verify(desk, "--source", desk.model)
     assert (ended.code, document["verified"]) == (0, True)
     assert by_status(document, "not checked")["claims"] == f"{MANIFEST} claims no measured quality"
+
+
+def test_losses_of_a_recovery_are_said_to_be_unchecked(bench: Desk) -> None:
+    manifest("quality", "recovery", value={"held_out_loss": {"before": 2.0, "after": 1.0}})(bench)
+    ended, document = verify(bench, "--quick")
+    assert ended.code == 0
+    assert "kept back while training" in by_status(document, "not checked")["recovery"]
 
 
 def test_people_get_a_table(bench: Desk) -> None:
@@ -557,6 +562,18 @@ MANIFESTS: dict[str, tuple[Spoil, str]] = {
     "a text null": (manifest("quality", "texts", value=[None]), "quality.texts.0: "),
     "tasks a list": (manifest("quality", "tasks", value=[]), "quality.tasks: "),
     "a task null": (manifest("quality", "tasks", value={"x": None}), "quality.tasks.x: "),
+    "a text without a name": (
+        manifest("quality", "texts", value=[CLAIM | {"text": ""}]),
+        "quality.texts.0.text: ",
+    ),
+    "a task from an unknown file": (
+        manifest("quality", "tasks", value={"x": {"acc": 1.0, "n": 9, "file": "x.jsonl"}}),
+        "quality.tasks.x: a task from a file needs its sha256",
+    ),
+    "a seed beyond seeds": (
+        manifest("quality", "tasks", value={"x": {"acc": 1.0, "n": 9, "seed": 2**40}}),
+        "quality.tasks.x.seed: ",
+    ),
     "perplexity in words": (
         manifest("quality", "texts", value=[CLAIM | {"perplexity": "low"}]),
         "quality.texts.0.perplexity: ",
@@ -625,6 +642,8 @@ def write_sealed(desk: Desk) -> None:
     seal(desk.out, made)
 
 
+RATIO = {"metric": "acc", "mean": 1, "baseline_mean": 1, "ratio": 1, "lower": 1, "upper": 1}
+RATIO |= {"confidence": 0.95, "tasks": 1, "n": 99}
 FIRST = f"({OWN}, raw, windows of 64)"
 LIES: dict[str, tuple[Spoil, set[str], str]] = {
     "a better perplexity": (claim(0, perplexity=50.0), {f"perplexity {FIRST}"}, "50 claimed, "),
@@ -651,10 +670,10 @@ LIES: dict[str, tuple[Spoil, set[str], str]] = {
         " measured: at most",
     ),
     "a window beyond the context": (claim(0, window=100_000), {"claims"}, "--window 100000"),
-    "a task that does not exist": (
-        manifest("quality", "tasks", value={"no_such_task": {"acc": 1.0, "n": 9}}),
-        {"card"},
-        "not those of",
+    "a ratio of nothing": (
+        manifest("quality", "accuracy", value=RATIO),
+        {"accuracy ratio"},
+        "no task is claimed",
     ),
 }
 
@@ -683,21 +702,15 @@ def test_tasks_are_asked_again(desk: Desk, small: Path) -> None:
     (made.data / PARITY).rename(made.data / "renamed.jsonl")
     ended, document = verify(desk, *everything(desk))
     assert (ended.code, ended.stderr) == (0, "")
-    expected = {"task parity", "source's task parity", "accuracy ratio"}
+    expected = {f"task parity, {PARITY}", f"source's task parity, {PARITY}", "accuracy ratio"}
     assert expected <= by_status(document, "passed").keys()
     manifest("quality", "tasks", "parity", "baseline", "acc", value=0.9)(desk)
     _, document = verify(desk, *everything(desk))
-    assert by_status(document, "failed").keys() == {"source's task parity"}
+    assert by_status(document, "failed").keys() == {f"source's task parity, {PARITY}"}
     (made.data / "renamed.jsonl").rename(desk.root / PARITY)
     ended, document = verify(desk, *everything(desk))
     assert ended.code == UNRESOLVED
     assert "accuracy ratio" in by_status(document, "not checked")
-    (desk.root / PARITY).rename(made.data / PARITY)
-    manifest("quality", "tasks", value=lambda t: t | {"no_such_task": t["parity"] | HUB})(desk)
-    write_sealed(desk)
-    _, document = verify(desk, *everything(desk))
-    assert by_status(document, "failed").keys() == {"claims"}
-    assert "--tasks no_such_task is no" in by_status(document, "failed")["claims"]
 
 
 # -- options ---------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ def task(**changes: Any) -> TaskClaim:
 
 
 def failing(checks: Any) -> set[str]:
-    return {check.check.split(" (")[0] for check in checks if check.status == "failed"}
+    return {
+        check.check.split(" (")[0].split(",")[0] for check in checks if check.status == "failed"
+    }
 
 
 TEXTS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -87,6 +89,7 @@ TASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "a false standard error": ({"acc_stderr": 0.003}, {"task boolq"}),
     "no such score": ({"acc_norm": None}, {"task boolq"}),
     "fewer questions": ({"n": 3000}, {"task boolq"}),
+    "other shots": ({"num_fewshot": 5}, {"task boolq"}),
     "other questions": ({"sha256": "9" * 64}, {"task boolq"}),
     "another dense score": ({"baseline": {"acc": 0.70, "acc_norm": 0.76}}, {"source's task boolq"}),
     "no dense score": ({"baseline": None}, {"source's task boolq"}),

@@ -107,7 +107,10 @@ def test_the_border_is_where_the_answer_begins(load, tokenizer, answer, prompt):
     """Ids are those of the text as a whole, and those before the border those of the prompt."""
     data = load([*exchanges(30), row("Write it down.", answer)], prompt=prompt)
     example = find(data, tokenizer, "Write it down.")
-    asked = {"alpaca": alpaca_prompt(Exchange("Write it down.", "", "")), "none": "Write it down.\n"}
+    asked = {
+        "alpaca": alpaca_prompt(Exchange("Write it down.", "", "")),
+        "none": "Write it down.\n",
+    }
     assert list(example.ids) == [BOS, *encode(tokenizer, asked[prompt] + answer), EOS]
     before = tokenizer.decode(example.ids[1 : example.answer])
     assert asked[prompt].startswith(before)

@@ -162,7 +162,7 @@ def test_half_precision_weights_compute_in_bfloat16(model, dtype):
     hook.remove()
     assert seen == [torch.float32 if dtype == torch.float32 else torch.bfloat16]
     assert logits.dtype == torch.float32
-    exact = scored_logits(model, collate([example(3, 4, 5, 6)]))[0]
+    exact = scored_logits(model, collate([example(3, 4, 5, 6)]))[0].detach()
     torch.testing.assert_close(logits, exact, rtol=0, atol=0.1 * float(exact.abs().max()))
 
 
