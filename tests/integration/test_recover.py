@@ -103,7 +103,7 @@ def training(model: Path, directory: Path, rows: Path, **options: Any) -> Traini
     return Training(model, None, directory, data, settings, Silent())
 
 
-# -- what comes out -----------------------------------------------------------------------------
+# -- what comes out --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -190,7 +190,7 @@ def test_updates_are_pefts_own(tiny: Tiny) -> None:
         torch.testing.assert_close(merged[name], expected.get(name, weight))
 
 
-# -- how it is trained ----------------------------------------------------------------------------
+# -- how it is trained -----------------------------------------------------------------------------
 
 
 def updates_after(model: Path, directory: Path, rows: Path, **options: Any) -> dict[str, Tensor]:
@@ -361,7 +361,7 @@ def test_no_model_is_left_in_memory(tiny: Tiny, tmp_path: Path, rows: Path) -> N
         gc.enable()
 
 
-# -- what is said of it -----------------------------------------------------------------------------
+# -- what is said of it ----------------------------------------------------------------------------
 
 
 def test_the_manifest_tells_of_the_dense_model_and_of_all_that_was_done(
@@ -423,8 +423,10 @@ def test_a_model_without_a_manifest_is_its_own_source(
 
 # -- the command -----------------------------------------------------------------------------------
 
-LIGHT = ("--batch-size", "8", "--micro-batch", "4", "--max-steps", "3", "--warmup-steps", "1")
-LIGHT += ("--learning-rate", "5e-3", "--max-length", "96", "--evaluations", "1", "--device", "cpu")
+LIGHT = [
+    *("--batch-size", "8", "--micro-batch", "4", "--max-steps", "3", "--warmup-steps", "1"),
+    *("--learning-rate", "5e-3", "--max-length", "96", "--evaluations", "1", "--device", "cpu"),
+]
 
 
 def alpaca_rows(desk: Desk, count: int = 40) -> str:

@@ -116,7 +116,7 @@ def test_the_border_is_where_the_answer_begins(load, tokenizer, answer, prompt):
     assert asked[prompt].startswith(before)
     # All of the answer is scored; at most the last token of the prompt is, where they are one.
     assert tokenizer.decode(example.ids[example.answer : -1]).endswith(answer)
-    assert asked[prompt].removeprefix(before) in ("", "\n")
+    assert asked.removeprefix(before) in ("", "\n")
 
 
 @pytest.mark.parametrize("first", [[BOS], []], ids=["bos", "no bos"])
