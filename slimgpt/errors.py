@@ -39,6 +39,12 @@ class UsageError(SlimGPTError):
     exit_code = 2
 
 
+class Unresolved(SlimGPTError):
+    """Something was to be measured, and what that needs was not given."""
+
+    exit_code = 3
+
+
 class EnvironmentProblem(SlimGPTError):
     """Something this machine lacks: an extra, a GPU, disk space, the network."""
 

@@ -1,6 +1,6 @@
-"""Kills runs of a verb and lets a second one finish: ``killed_runs.py N SEED DIR VERB MODEL ARGS...``.
+"""Kills runs of a verb and lets a second one finish: ``killed_runs.py N SEED DIR VERB MODEL ...``.
 
-Runs ``slimgpt VERB MODEL DIR/i ARGS...`` N times. Each first run is killed at another moment, drawn
+Runs ``slimgpt VERB MODEL DIR/i ...`` N times. Each first run is killed at another moment, drawn
 at random from the i-th part of the time that an undisturbed run takes. The libraries are imported
 once and every run is forked, so that kills fall on the work and not on imports. Prints one JSON
 object: how many runs were killed before they ended, what OUT.partial held then, and the exit codes

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from slimgpt.errors import UsageError
-from slimgpt.release.recipe import Recipe
-from slimgpt.release.recipe_file import load_recipe
-from slimgpt.release.recipe_problems import RecipeError
+from slimgpt.release.recipe.load import load_recipe
+from slimgpt.release.recipe.problems import RecipeError
+from slimgpt.release.recipe.recipe import Recipe
 
 PRUNE = "prune: {ratio: 0.2}\n"
 RATIO = "give a number, at least 0 and below 1, like 0.25"

@@ -18,10 +18,10 @@ from slimgpt.evaluate.judge import judge
 from slimgpt.evaluate.judgement import TaskOptions, TextSpec
 from slimgpt.prune.driver import prune
 from slimgpt.prune.options import PruneOptions
-from slimgpt.release.card import CardFacts, write_card
+from slimgpt.release.card.card import CardFacts, write_card
 from slimgpt.release.gates import evaluate_gates
 from slimgpt.release.manifest import describe, read_manifest, seal
-from slimgpt.release.sections import Gates
+from slimgpt.release.recipe.sections import Gates
 from tests.command_line import WEIGHTS, Desk, Ended
 from tests.spoiling import Spoil
 

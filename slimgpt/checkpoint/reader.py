@@ -23,6 +23,9 @@ SINGLE = "model.safetensors"
 MANIFEST = "slimgpt.json"
 CARD = "README.md"
 SOURCE_CARD = "SOURCE_README.md"
+PICTURE, BOM, SIGNATURE = "widths.png", "bom.cdx.json", "model.sig"
+MADE_ANEW = (PICTURE, BOM, SIGNATURE)
+"""What we put beside a checkpoint about its very bytes: not to be handed on to the next one."""
 
 BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimgpt.checkpoint.digest import file_sha256
-from slimgpt.checkpoint.reader import CARD, INDEX, MANIFEST, SINGLE, SOURCE_CARD, Checkpoint
+from slimgpt.checkpoint.reader import (
+    CARD,
+    INDEX,
+    MADE_ANEW,
+    MANIFEST,
+    SINGLE,
+    SOURCE_CARD,
+    Checkpoint,
+)
 from slimgpt.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -104,9 +112,14 @@ def assemble(blocks: list[Path], directory: Path) -> None:
 
 
 def copy_sidecars(source: Checkpoint, directory: Path) -> None:
-    """Copies everything beside weights and config; the source's card steps aside for ours."""
+    """Copies everything beside weights and config; the source's card steps aside for ours.
+
+    What slimgpt put there about the source itself (picture, bill of materials, signature) stays.
+    """
     sidecars = source.sidecars()
     for relative in sidecars:
+        if str(relative) in MADE_ANEW:
+            continue
         if str(relative) == CARD and Path(SOURCE_CARD) in sidecars:
             continue  # pruned before: the card of the first source is the one to keep
         target = directory / (SOURCE_CARD if str(relative) == CARD else relative)

@@ -63,7 +63,7 @@ def compress(
     leaves OUT.partial, and the same command goes on from there; gates and what is evaluated may
     change between two runs without any work being redone.
     """
-    from slimgpt.release.recipe_file import load_recipe
+    from slimgpt.release.recipe.load import load_recipe
 
     release = load_recipe(recipe, overrides, ratio=ratio, seed=seed)
     from slimgpt.checkpoint.locate import locate

@@ -29,7 +29,7 @@ def init(console: Console, file: Path, to_stdout: bool) -> None:
 
     FILE is release.yaml unless given, must not exist, and is stdout if it is -.
     """
-    from slimgpt.release.template import recipe_template
+    from slimgpt.release.recipe.template import recipe_template
 
     text = recipe_template()
     if to_stdout or file == _STDOUT:
@@ -67,8 +67,8 @@ def check(
     seed: int | None,
 ) -> None:
     """Print the recipe FILE with all defaults put in, or everything that is wrong with it."""
-    from slimgpt.release.located_yaml import to_yaml
-    from slimgpt.release.recipe_file import load_recipe
+    from slimgpt.release.recipe.load import load_recipe
+    from slimgpt.release.recipe.located_yaml import to_yaml
 
     document = load_recipe(file, overrides, ratio=ratio, seed=seed).to_document()
     console.message(f"{file} is in order; with all defaults:")

@@ -48,8 +48,8 @@ def verify(
     from slimgpt.checkpoint.locate import locate
     from slimgpt.checkpoint.reader import MANIFEST
     from slimgpt.release.signing import require_public_key
-    from slimgpt.release.verify import VerifyOptions
-    from slimgpt.release.verify import verify as check_all
+    from slimgpt.release.verify.verify import VerifyOptions
+    from slimgpt.release.verify.verify import verify as check_all
     from slimgpt.resources import resolve_device
 
     if public_key:

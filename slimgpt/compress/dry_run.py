@@ -29,7 +29,7 @@ from slimgpt.pipeline_cost import (
     recover_cost,
 )
 from slimgpt.planning import Plan
-from slimgpt.release.recipe import Recipe
+from slimgpt.release.recipe.recipe import Recipe
 from slimgpt.resources import human_bytes, resolve_device
 
 _SAMPLED_PROMPTS = 200

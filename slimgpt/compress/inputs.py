@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.evaluate.judge import TaskOptions, TextSpec
 from slimgpt.recover.options import RecoverOptions
-from slimgpt.release.file_name import FileName
-from slimgpt.release.recipe import Recipe
+from slimgpt.release.recipe.file_name import FileName
+from slimgpt.release.recipe.recipe import Recipe
 
 
 def recover_options(recipe: Recipe, device: str, dtype: str) -> RecoverOptions | None:

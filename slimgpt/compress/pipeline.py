@@ -32,7 +32,7 @@ from slimgpt.prune.driver import prune
 from slimgpt.release.gates import GateResult, evaluate_gates
 from slimgpt.release.intact import require_intact
 from slimgpt.release.manifest import environment, read_manifest
-from slimgpt.release.recipe import Recipe, prune_options_of
+from slimgpt.release.recipe.recipe import Recipe, prune_options_of
 from slimgpt.resources import peak_rss_bytes, resolve_device
 from slimgpt.workspace import Workspace, work_directory
 

@@ -12,7 +12,7 @@ from slimgpt.errors import UsageError
 from slimgpt.evaluate.judge import check
 from slimgpt.loading import require_loadable
 from slimgpt.planning import Plan
-from slimgpt.release.recipe import Recipe, prune_options_of
+from slimgpt.release.recipe.recipe import Recipe, prune_options_of
 from slimgpt.resources import resolve_device
 
 

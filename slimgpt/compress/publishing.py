@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.checkpoint.digest import file_sha256
-from slimgpt.checkpoint.reader import CARD, MANIFEST, Checkpoint
+from slimgpt.checkpoint.reader import CARD, MADE_ANEW, MANIFEST, Checkpoint
 from slimgpt.checkpoint.writer import publish, sync, write_text_durably
 from slimgpt.errors import IntegrityError
-from slimgpt.release.card import CardFacts, write_card
+from slimgpt.release.card.card import CardFacts, write_card
 from slimgpt.release.gates import GateResult
 from slimgpt.release.manifest import seal
-from slimgpt.release.recipe import Recipe
-from slimgpt.release.widths import PICTURE
+from slimgpt.release.recipe.recipe import Recipe
 from slimgpt.workspace import Workspace
 
 RELEASED = "released.json"
-_MADE_ANEW = (CARD, MANIFEST, PICTURE)
 
 
 def put_together(
@@ -42,7 +40,7 @@ def put_together(
     """
     for path in sorted(candidate.rglob("*")):
         relative = path.relative_to(candidate)
-        if path.is_file() and str(relative) not in _MADE_ANEW:
+        if path.is_file() and str(relative) not in (CARD, MANIFEST, *MADE_ANEW):
             (staging / relative).parent.mkdir(parents=True, exist_ok=True)
             _link(path, staging / relative)
     made = Checkpoint(candidate)

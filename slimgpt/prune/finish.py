@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slimgpt.checkpoint.reader import CARD, Checkpoint
+from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_json
 from slimgpt.planning import Plan
 from slimgpt.prune.journal import Journal
-from slimgpt.release.card import model_card
-from slimgpt.release.manifest import parameters, write_manifest
+from slimgpt.release.card.card import CardFacts, write_card
+from slimgpt.release.manifest import describe, parameters, seal
 from slimgpt.shape import ModelShape
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
 
@@ -58,19 +58,17 @@ def finish(
         recipe: its ``recipe`` entry.
         device: kind of device that computed.
     """
-    layers = range(len(plan.source.layers))
     staging, stock = gather(journal, checkpoint, plan.target)
-    card = model_card(checkpoint.directory, source["name"], plan, recipe, stock=stock)
-    (staging / CARD).write_text(card, "utf-8")
-    write_manifest(
-        staging,
+    manifest = describe(
         source=source,
         recipe=recipe,
         shape=plan.target,
         counts=parameters(plan),
-        quality={"layers": [_errors(journal, i) for i in layers]},
+        quality={"layers": [_errors(journal, i) for i in range(len(plan.source.layers))]},
         device=device,
     )
+    write_card(staging, CardFacts(manifest, plan.target, plan.source, checkpoint.directory, stock))
+    seal(staging, manifest)
     publish(staging, out)
 
 

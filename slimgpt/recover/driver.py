@@ -32,7 +32,7 @@ from slimgpt.recover.merge import (
 from slimgpt.recover.options import RecoverOptions
 from slimgpt.recover.result import RecoverResult, quality
 from slimgpt.recover.training import Trained, Training
-from slimgpt.release.card import CardFacts, write_card
+from slimgpt.release.card.card import CardFacts, write_card
 from slimgpt.release.lineage import read_lineage
 from slimgpt.release.manifest import describe, environment, read_manifest, seal
 from slimgpt.resources import peak_rss_bytes, require_disk, resolve_device

@@ -16,14 +16,12 @@ from urllib.parse import quote
 from uuid import UUID, uuid5
 
 from slimgpt.calibration import HUB_SETS
-from slimgpt.checkpoint.reader import read_config
+from slimgpt.checkpoint.reader import BOM, read_config
 from slimgpt.checkpoint.writer import write_text_durably
-from slimgpt.release.markdown import plain
-from slimgpt.release.metadata import TASK, data_sources, model_name
-from slimgpt.release.schema import Manifest, load_manifest, parse_manifest
-from slimgpt.release.source_card import SourceCard, read_source_card
-
-BOM = "bom.cdx.json"
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.card.metadata import TASK, data_sources, model_name
+from slimgpt.release.card.source_card import SourceCard, read_source_card
+from slimgpt.release.verify.schema import Manifest, load_manifest, parse_manifest
 
 _NAMESPACE = UUID("5b1d7cf0-6c1e-5c5e-9a53-2f6f0f1f2412")
 _MODEL = "model"

@@ -13,7 +13,7 @@ from math import isclose, isfinite, nan
 from typing import Any
 
 from slimgpt.errors import GateMissed
-from slimgpt.release.sections import AccuracyGate, Evaluate, Gates
+from slimgpt.release.recipe.sections import AccuracyGate, Evaluate, Gates
 from slimgpt.shape import ModelShape
 
 ACCURACY = "accuracy"

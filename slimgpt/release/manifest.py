@@ -14,7 +14,7 @@ from typing import Any
 
 import slimgpt
 from slimgpt.checkpoint.digest import file_sha256
-from slimgpt.checkpoint.reader import MANIFEST
+from slimgpt.checkpoint.reader import BOM, MANIFEST
 from slimgpt.checkpoint.safety import inside, read_json
 from slimgpt.checkpoint.writer import file_digests, write_json
 from slimgpt.planning import Plan
@@ -88,28 +88,11 @@ def seal(directory: Path, manifest: Mapping[str, Any], *, bom: bool = False) -> 
     """
     files = file_digests(directory)
     if bom:
-        from slimgpt.release.bom import BOM, write_bom
+        from slimgpt.release.bom import write_bom
 
         write_bom(directory, directory / BOM, {**manifest, "files": files})
         files = dict(sorted({**files, BOM: file_sha256(directory / BOM)}.items()))
     write_json(directory / MANIFEST, {**manifest, "files": files})
-
-
-def write_manifest(
-    directory: Path,
-    *,
-    source: dict[str, str],
-    recipe: dict[str, Any],
-    shape: ModelShape,
-    counts: dict[str, int],
-    quality: dict[str, Any],
-    device: str,
-) -> None:
-    """:func:`describe` and :func:`seal` in one."""
-    manifest = describe(
-        source=source, recipe=recipe, shape=shape, counts=counts, quality=quality, device=device
-    )
-    seal(directory, manifest)
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

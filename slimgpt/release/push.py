@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import slimgpt
 from slimgpt.checkpoint.digest import file_sha256
-from slimgpt.checkpoint.reader import MANIFEST
+from slimgpt.checkpoint.reader import MANIFEST, SIGNATURE
 from slimgpt.checkpoint.safety import inside
 from slimgpt.errors import EnvironmentProblem, IntegrityError, UsageError
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.release.hub_client import hub_client, token_for
 from slimgpt.release.manifest import read_manifest
-from slimgpt.release.signing import SIGNATURE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

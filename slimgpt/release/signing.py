@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimgpt.checkpoint.digest import file_sha256
+from slimgpt.checkpoint.reader import SIGNATURE
 from slimgpt.checkpoint.safety import inside, read_json
 from slimgpt.errors import IntegrityError, UsageError, missing_extra
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config
 
-SIGNATURE = "model.sig"
 PASSWORD = "SLIMGPT_SIGNING_PASSWORD"
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")

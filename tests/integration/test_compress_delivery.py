@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from slimgpt.release.signing import SIGNATURE
+from slimgpt.checkpoint.reader import SIGNATURE
 from tests.command_line import ENVIRONMENT, USAGE, Desk
 from tests.hub_state import Hub
 from tests.integration.test_compress import GATE, compress, report, write_recipe

@@ -133,7 +133,7 @@ def test_a_file_that_can_t_be_written_ends_in_4_and_a_second_run_goes_on(
     def full_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_kib * 1024, limit_kib * 1024))
 
-    command = [EXECUTABLE, *compress(desk, "--quiet")]
+    command = [str(EXECUTABLE), *compress(desk, "--quiet")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, preexec_fn=full_disk, env=environment

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from slimgpt.release.recipe_file import load_recipe
-from slimgpt.release.template import recipe_template
+from slimgpt.release.recipe.load import load_recipe
+from slimgpt.release.recipe.template import recipe_template
 from tests.command_line import USAGE, Desk
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.demo import CALIBRATION
 from slimgpt.errors import IntegrityError
-from slimgpt.progress import Silent
+from slimgpt.progress import Progress, Silent
 from slimgpt.recover.adapter import PROJECTIONS, delta, updated, with_adapter
 from slimgpt.recover.batches import mean_loss
 from slimgpt.recover.data import load_training_data
@@ -96,11 +96,34 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl")
 
 
-def training(model: Path, directory: Path, rows: Path, **options: Any) -> Training:
+def training(
+    model: Path, directory: Path, rows: Path, progress: Progress | None = None, **options: Any
+) -> Training:
     """A training by itself, without what comes before and after."""
     settings = replace(QUICK, dtype="float32", **options)
     data = load_training_data(Checkpoint(model).meta, [str(rows)], settings)
-    return Training(model, None, directory, data, settings, Silent())
+    return Training(model, None, directory, data, settings, progress or Silent())
+
+
+class Looks(Silent):
+    """Remembers the held-out loss at each step where it was measured."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, float] = {}
+
+    def record(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "held-out":
+            assert fields["step"] not in self.losses
+            self.losses[fields["step"]] = fields["loss"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """transformers collects garbage in every training; what pytest holds is none."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 # -- what comes out --------------------------------------------------------------------------------
@@ -307,37 +330,25 @@ def test_training_in_half_precision(
 def test_steps_of_any_number_are_made(
     tiny: Tiny, tmp_path: Path, rows: Path, options: dict[str, Any], steps: int
 ) -> None:
-    seen: list[int] = []
-
-    class Looks(Silent):
-        def record(self, event: str, fields: Mapping[str, Any]) -> None:
-            seen.extend([fields["step"]] if event == "held-out" else [])
-
-    settings = replace(QUICK, **options)
-    result = run(
-        source(tiny, "stored as bfloat16"), tmp_path / "out", rows, settings, progress=Looks()
-    )
-    assert result.quality["steps"] == steps == seen[-1]
-    assert len(seen) == len(set(seen)) == min(steps, settings.evaluations)
-    assert result.quality["best_step"] in seen
+    looks = Looks()
+    model = source(tiny, "per-layer widths")
+    trained = training(model, tmp_path / "training", rows, looks, **options).run()
+    assert trained.steps == steps == max(looks.losses)
+    assert len(looks.losses) == min(steps, options.get("evaluations", QUICK.evaluations))
+    assert trained.after == looks.losses[trained.best_step] == min(looks.losses.values())
 
 
 def test_the_best_step_is_kept_not_the_last(tiny: Tiny, tmp_path: Path, rows: Path) -> None:
     """A learning rate that soon does harm."""
-    looked: dict[int, float] = {}
-
-    class Looks(Silent):
-        def record(self, event: str, fields: Mapping[str, Any]) -> None:
-            if event == "held-out":
-                looked[fields["step"]] = fields["loss"]
-
+    looks, model = Looks(), source(tiny, "per-layer widths")
     wild = replace(QUICK, learning_rate=0.2, evaluations=12, max_steps=12, schedule="constant")
-    result = run(source(tiny, "per-layer widths"), tmp_path / "out", rows, wild, progress=Looks())
-    best = min(looked, key=lambda step: looked[step])
+    quality = run(model, tmp_path / "out", rows, wild, progress=looks).quality
+    best = min(looks.losses, key=lambda step: looks.losses[step])
     assert best < 12
-    assert looked[best] < looked[12]
-    assert result.quality["best_step"] == best
-    assert result.quality["held_out_loss"]["after"] == pytest.approx(looked[best], rel=1e-4)
+    assert looks.losses[best] < looks.losses[12]
+    assert quality["best_step"] == best
+    assert quality["held_out_loss"]["after"] == pytest.approx(looks.losses[best], rel=1e-4)
+    assert held_out_loss(tmp_path / "out", rows) == pytest.approx(looks.losses[best], rel=1e-4)
 
 
 def test_no_model_is_left_in_memory(tiny: Tiny, tmp_path: Path, rows: Path) -> None:

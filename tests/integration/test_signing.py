@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from slimgpt.checkpoint.reader import SIGNATURE
 from slimgpt.demo import MODEL
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.release.signing import (
     PASSWORD,
-    SIGNATURE,
     require_private_key,
     sign,
     verify_signature,

@@ -152,7 +152,7 @@ def test_texts_are_found_by_their_digest_wherever_they_lie(
 def test_texts_that_are_not_found_leave_it_open(bench: Desk) -> None:
     (bench.root / "data" / PLAIN).write_text("another text")
     ended, document = verify(bench, *everything(bench))
-    assert ended.code == UNRESOLVED
+    assert ended.code == UNRESOLVED, document
     assert document["verified"] is False
     assert not by_status(document, "failed")
     open_ = by_status(document, "not checked")

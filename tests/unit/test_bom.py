@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from slimgpt.checkpoint.reader import read_config
+from slimgpt.checkpoint.reader import BOM, read_config
 from slimgpt.demo import MODEL
 from slimgpt.errors import IntegrityError
-from slimgpt.release.bom import BOM, bom, write_bom
+from slimgpt.release.bom import bom, write_bom
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.card.source_card import SourceCard
 from slimgpt.release.manifest import describe, seal
-from slimgpt.release.markdown import plain
-from slimgpt.release.source_card import SourceCard
 from tests.release_facts import GATES, HOSTILE, QUALITY, RECIPE, RECOVERY
 
 COUNTS = {"before": 1000, "after": 800, "decoder_before": 600, "decoder_after": 400}

@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from slimgpt.checkpoint.reader import read_config
+from slimgpt.checkpoint.reader import PICTURE, read_config
 from slimgpt.demo import MODEL
 from slimgpt.errors import IntegrityError
 from slimgpt.planning import Plan, make_plan
-from slimgpt.release.card import CardFacts, model_card, render_card, write_card
+from slimgpt.release.card.card import CardFacts, render_card, write_card
+from slimgpt.release.card.markdown import inline, plain, table
+from slimgpt.release.card.metadata import results, stated_results
+from slimgpt.release.card.source_card import SourceCard, read_source_card
+from slimgpt.release.card.widths import describe_widths, draw_widths
 from slimgpt.release.manifest import describe, parameters
-from slimgpt.release.markdown import inline, plain, table
-from slimgpt.release.metadata import results, stated_results
-from slimgpt.release.source_card import SourceCard, read_source_card
-from slimgpt.release.widths import PICTURE, describe_widths, draw_widths
 from tests.release_facts import GATES, HOSTILE, QUALITY, RECIPE, RECOVERY, TASK, TEXT, deep
 
 
@@ -123,7 +123,7 @@ def test_names_cannot_add_metadata_or_headings(plan: Plan, tmp_path: Path, value
 
 
 def test_a_card_without_measurements_states_no_results(plan: Plan) -> None:
-    card = model_card(MODEL, "org/dense", plan, RECIPE, stock=True)
+    card = render_card(facts(plan, quality={}, card=MODEL, stock=True), picture=False)
     metadata = head(card)
     assert metadata == {
         "base_model": "org/dense",
@@ -308,7 +308,7 @@ def test_equal_shapes_give_equal_pictures(tmp_path: Path, layers: int) -> None:
 _DRAW = """
 import sys
 from pathlib import Path
-from slimgpt.release.widths import draw_widths
+from slimgpt.release.card.widths import draw_widths
 from tests.release_facts import deep
 dense, kept = deep(32)
 draw_widths(kept, dense, Path(sys.argv[1]))
@@ -340,7 +340,8 @@ def test_the_picture_is_told_in_words() -> None:
 
 def test_commands_that_draw_nothing_import_no_matplotlib() -> None:
     probe = (
-        "import sys, slimgpt.release.card, slimgpt.commands.verify, slimgpt.release.verify\n"
+        "import sys, slimgpt.release.card.card\n"
+        "import slimgpt.commands.verify, slimgpt.release.verify.verify\n"
         "assert not {'matplotlib', 'torch', 'model_signing'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)

@@ -7,17 +7,22 @@ from typing import Any
 
 import pytest
 
-from slimgpt.errors import EnvironmentProblem, IntegrityError
-from slimgpt.release.checks import Check, attempt
-from slimgpt.release.compare import (
-    Unresolved,
+from slimgpt.errors import EnvironmentProblem, IntegrityError, Unresolved
+from slimgpt.release.verify.checks import Check, attempt
+from slimgpt.release.verify.compare import (
     compare_accuracy,
     compare_task,
     compare_text,
 )
-from slimgpt.release.gate_checks import check_gates
-from slimgpt.release.schema import AccuracyClaim, Manifest, TaskClaim, TextClaim, parse_manifest
-from slimgpt.release.verify import Verification
+from slimgpt.release.verify.gate_checks import check_gates
+from slimgpt.release.verify.schema import (
+    AccuracyClaim,
+    Manifest,
+    TaskClaim,
+    TextClaim,
+    parse_manifest,
+)
+from slimgpt.release.verify.verify import Verification
 from slimgpt.shape import ModelShape
 from tests.release_facts import QUALITY, TASK, TEXT, deep
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from slimgpt.errors import UsageError
-from slimgpt.release import data_files
-from slimgpt.release.data_files import find_files
+from slimgpt.release.verify import data_files
+from slimgpt.release.verify.data_files import find_files
 
 TEXT = b"It was a bright cold day in April."
 DIGEST = hashlib.sha256(TEXT).hexdigest()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slimgpt.errors import GateMissed
 from slimgpt.release.gates import GateResult, evaluate_gates, render, require_all
-from slimgpt.release.sections import Evaluate, Gates
+from slimgpt.release.recipe.sections import Evaluate, Gates
 from slimgpt.shape import LayerShape, ModelShape
 
 DENSE = ModelShape(64, 16, 256, (LayerShape(4, 4, 128),) * 2)

@@ -18,13 +18,13 @@ from slimgpt.planning import Constraints
 from slimgpt.prune.options import METHOD_NAMES, PruneOptions
 from slimgpt.recover.options import PROMPTS, RecoverOptions
 from slimgpt.recover.options import SCHEDULES as RATE_SCHEDULES
-from slimgpt.release.file_name import FileName
-from slimgpt.release.located_yaml import to_yaml
-from slimgpt.release.recipe import LARGEST_SEED, Recipe, prune_options_of
-from slimgpt.release.recipe_file import load_recipe
-from slimgpt.release.schema_words import recipe_schema, resolved
-from slimgpt.release.sections import Export, Prune, Recover, ScoredText
-from slimgpt.release.template import recipe_template
+from slimgpt.release.recipe.file_name import FileName
+from slimgpt.release.recipe.load import load_recipe
+from slimgpt.release.recipe.located_yaml import to_yaml
+from slimgpt.release.recipe.recipe import LARGEST_SEED, Recipe, prune_options_of
+from slimgpt.release.recipe.schema_words import recipe_schema, resolved
+from slimgpt.release.recipe.sections import Export, Prune, Recover, ScoredText
+from slimgpt.release.recipe.template import recipe_template
 
 FULL: dict[str, Any] = {
     "seed": 3,

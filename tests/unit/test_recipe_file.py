@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slimgpt.errors import UsageError
-from slimgpt.release.located_yaml import to_yaml
-from slimgpt.release.recipe import Recipe
-from slimgpt.release.recipe_file import load_recipe
-from slimgpt.release.recipe_problems import RecipeError
+from slimgpt.release.recipe.load import load_recipe
+from slimgpt.release.recipe.located_yaml import to_yaml
+from slimgpt.release.recipe.problems import RecipeError
+from slimgpt.release.recipe.recipe import Recipe
 from tests.recipes import PRUNE, RATIO, load, problems
 
 # -- what is taken ---------------------------------------------------------------------------------

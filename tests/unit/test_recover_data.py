@@ -107,13 +107,11 @@ def test_the_border_is_where_the_answer_begins(load, tokenizer, answer, prompt):
     """Ids are those of the text as a whole, and those before the border those of the prompt."""
     data = load([*exchanges(30), row("Write it down.", answer)], prompt=prompt)
     example = find(data, tokenizer, "Write it down.")
-    asked = {
-        "alpaca": alpaca_prompt(Exchange("Write it down.", "", "")),
-        "none": "Write it down.\n",
-    }
-    assert list(example.ids) == [BOS, *encode(tokenizer, asked[prompt] + answer), EOS]
+    alpaca = alpaca_prompt(Exchange("Write it down.", "", ""))
+    asked = alpaca if prompt == "alpaca" else "Write it down.\n"
+    assert list(example.ids) == [BOS, *encode(tokenizer, asked + answer), EOS]
     before = tokenizer.decode(example.ids[1 : example.answer])
-    assert asked[prompt].startswith(before)
+    assert asked.startswith(before)
     # All of the answer is scored; at most the last token of the prompt is, where they are one.
     assert tokenizer.decode(example.ids[example.answer : -1]).endswith(answer)
     assert asked.removeprefix(before) in ("", "\n")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimgpt.errors import UsageError
-from slimgpt.text import Document, document, read_documents
+from slimgpt.text import Document, Exchange, document, read_documents
 
 OPTION = "--calibration"
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -63,9 +63,15 @@ def test_blank_lines_between_rows_are_skipped(folder: Path) -> None:
         ({"text": "a", "other": 1}, Document("a")),
         ({"input_ids": [1, 2], "text": "a"}, Document("", (1, 2))),
         ({"input_ids": []}, Document("", ())),
-        ({"instruction": "a", "input": "b", "output": "c"}, Document("a\nb\nc")),
-        ({"instruction": "a", "input": "", "output": "c"}, Document("a\nc")),
-        ({"instruction": "a"}, Document("a")),
+        (
+            {"instruction": "a", "input": "b", "output": "c"},
+            Document("a\nb\nc", exchange=Exchange("a", "b", "c")),
+        ),
+        (
+            {"instruction": "a", "input": "", "output": "c"},
+            Document("a\nc", exchange=Exchange("a", "", "c")),
+        ),
+        ({"instruction": "a"}, Document("a", exchange=Exchange("a", "", ""))),
     ],
 )
 def test_rows_of_every_kind(row: dict[str, object], expected: Document) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slimgpt.calibration import HUB_SETS, SELF
-from slimgpt.release.file_name import FileName, is_kind, present
-from slimgpt.release.located_yaml import Key
-from slimgpt.release.recipe import Recipe
-from slimgpt.release.sections import Evaluate
+from slimgpt.release.recipe.file_name import FileName, is_kind, present
+from slimgpt.release.recipe.located_yaml import Key
+from slimgpt.release.recipe.recipe import Recipe
+from slimgpt.release.recipe.sections import Evaluate
 
 
 def missing_files(recipe: Recipe) -> Iterator[tuple[Key, FileName, str]]:

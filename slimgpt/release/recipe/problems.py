@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from slimgpt.errors import UsageError
-from slimgpt.release.located_yaml import Key, Origin
-from slimgpt.release.schema_words import (
+from slimgpt.release.recipe.located_yaml import Key, Origin
+from slimgpt.release.recipe.schema_words import (
     allowed,
     dotted,
     example,
@@ -20,7 +20,7 @@ from slimgpt.release.schema_words import (
     schema_at,
     shown,
 )
-from slimgpt.release.sections import CONTRADICTION
+from slimgpt.release.recipe.sections import CONTRADICTION
 
 _MOST_PROBLEMS = 100
 _ALSO_GIVEN_BY: dict[Key, str] = {("prune", "ratio"): "; or give --ratio"}

@@ -13,7 +13,6 @@ from slimgpt.shape import LayerShape, ModelShape
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = "widths.png"
 
 # Okabe and Ito's blue on light grey: apart in hue and in lightness, also in print.
 _KEPT, _DENSE, _EDGE = "#0072B2", "#E3E3E3", "#8C8C8C"

@@ -10,7 +10,7 @@ from typing import Any
 from slimgpt.checkpoint.reader import MANIFEST, Checkpoint, read_config
 from slimgpt.errors import IntegrityError, SlimGPTError
 from slimgpt.progress import Progress, Silent
-from slimgpt.release.checks import (
+from slimgpt.release.verify.checks import (
     Check,
     attempt,
     check_card,
@@ -20,7 +20,7 @@ from slimgpt.release.checks import (
     check_source,
     check_weights,
 )
-from slimgpt.release.schema import Manifest, load_manifest
+from slimgpt.release.verify.schema import Manifest, load_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _has_manifest(directory: Path) -> bool:
 
 
 def _gates(manifest: Manifest, checkpoint: Checkpoint, dense: Path | None) -> list[Check]:
-    from slimgpt.release.gate_checks import check_gates
+    from slimgpt.release.verify.gate_checks import check_gates
 
     return check_gates(manifest, checkpoint.shape, read_config(dense).shape if dense else None)
 
@@ -162,7 +162,7 @@ def _claims(
         return [Check("claims", "not checked", "--quick leaves measuring out")]
     if any(check.status == "failed" for check in before):
         return [Check("claims", "not checked", "not measured, as a check above failed")]
-    from slimgpt.release.claims import Measuring, check_claims
+    from slimgpt.release.verify.claims import Measuring, check_claims
 
     measuring = Measuring(directory, dense, options.data, options.device, options.dtype, progress)
     return check_claims(quality, measuring)

@@ -1,6 +1,6 @@
 """A recipe: all that decides a release, in one document.
 
-A YAML file becomes one in :mod:`slimgpt.release.recipe_file`, which also words the errors.
+A YAML file becomes one in :mod:`slimgpt.release.recipe.load`, which also words the errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from slimgpt.planning import Constraints
 from slimgpt.prune.options import Placement, PruneOptions
-from slimgpt.release.sections import (
+from slimgpt.release.recipe.sections import (
     Evaluate,
     Export,
     Gates,

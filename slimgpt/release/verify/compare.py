@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from slimgpt.errors import IntegrityError, SlimGPTError
-from slimgpt.release.checks import Check, attempt
-from slimgpt.release.markdown import plain
-from slimgpt.release.schema import AccuracyClaim, Scores, TaskClaim, TextClaim
+from slimgpt.errors import IntegrityError, Unresolved
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.verify.checks import Check, attempt
+from slimgpt.release.verify.schema import AccuracyClaim, Scores, TaskClaim, TextClaim
 
 PERPLEXITY_TOLERANCE = 0.005
 """Relative."""
@@ -24,12 +24,6 @@ ANSWERS_SHARE = 0.002
 
 ACCURACY = "accuracy ratio"
 DEFAULT_CONFIDENCE = 0.95
-
-
-class Unresolved(SlimGPTError):
-    """Something was to be measured, and what that needs was not given."""
-
-    exit_code = 3
 
 
 def compare_text(claim: TextClaim, measured: TextClaim, *, beside_source: bool) -> Iterator[Check]:

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimgpt.release.located_yaml import to_yaml
-from slimgpt.release.schema_words import allowed, example, recipe_schema, resolved
+from slimgpt.release.recipe.located_yaml import to_yaml
+from slimgpt.release.recipe.schema_words import allowed, example, recipe_schema, resolved
 
 _WIDTH = 98
 _HEAD = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from slimgpt.calibration import HUB_SETS
 from slimgpt.errors import IntegrityError
-from slimgpt.release.markdown import plain
-from slimgpt.release.source_card import SourceCard
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.card.source_card import SourceCard
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

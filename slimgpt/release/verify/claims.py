@@ -9,21 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from slimgpt.errors import EnvironmentProblem, IntegrityError, UsageError
+from slimgpt.errors import EnvironmentProblem, IntegrityError, Unresolved, UsageError
 from slimgpt.progress import Progress
-from slimgpt.release.checks import Check
-from slimgpt.release.compare import (
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.verify.checks import Check
+from slimgpt.release.verify.compare import (
     ACCURACY,
     DEFAULT_CONFIDENCE,
-    Unresolved,
     compare_accuracy,
     compare_task,
     compare_text,
     without_source,
 )
-from slimgpt.release.data_files import find_files
-from slimgpt.release.markdown import plain
-from slimgpt.release.schema import Quality, TaskClaim, TextClaim
+from slimgpt.release.verify.data_files import find_files
+from slimgpt.release.verify.schema import Quality, TaskClaim, TextClaim
 
 _TASK_NAME = re.compile(r"\w[\w. +-]{0,99}")
 

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from slimgpt.errors import IntegrityError
-from slimgpt.release.checks import Check, attempt
-from slimgpt.release.compare import DEFAULT_CONFIDENCE
+from slimgpt.release.card.markdown import plain
 from slimgpt.release.gates import ACCURACY, GateResult, evaluate_gates
-from slimgpt.release.markdown import plain
-from slimgpt.release.schema import GateClaim, Manifest
-from slimgpt.release.sections import Gates
+from slimgpt.release.recipe.sections import Gates
+from slimgpt.release.verify.checks import Check, attempt
+from slimgpt.release.verify.compare import DEFAULT_CONFIDENCE
+from slimgpt.release.verify.schema import GateClaim, Manifest
 from slimgpt.shape import ModelShape
 
 _ROUNDED = 1e-3

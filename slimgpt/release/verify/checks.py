@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from slimgpt.checkpoint.digest import file_sha256, source_digest
-from slimgpt.checkpoint.reader import CARD, MANIFEST, Checkpoint
+from slimgpt.checkpoint.reader import CARD, MANIFEST, SIGNATURE, Checkpoint
 from slimgpt.checkpoint.safety import inside
 from slimgpt.errors import EnvironmentProblem, IntegrityError, SlimGPTError, UsageError
 from slimgpt.progress import Progress, stage
-from slimgpt.release.markdown import plain
-from slimgpt.release.schema import Manifest
-from slimgpt.release.signing import SIGNATURE, verify_signature
+from slimgpt.release.card.markdown import plain
+from slimgpt.release.signing import verify_signature
+from slimgpt.release.verify.schema import Manifest
 
 Status = Literal["passed", "failed", "not checked"]
 _MOST_NAMES = 5
@@ -210,7 +210,7 @@ def check_signature(directory: Path, public_key: Path | None) -> Check:
 
 def check_card(directory: Path, quality: Mapping[str, Any]) -> Check:
     """The results in the card's metadata are those of the manifest."""
-    from slimgpt.release.metadata import results, stated_results
+    from slimgpt.release.card.metadata import results, stated_results
 
     def look() -> str:
         path = directory / CARD

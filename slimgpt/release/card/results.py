@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimgpt.release.markdown import inline, table
+from slimgpt.release.card.markdown import inline, table
 
 
 def results_sections(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from slimgpt.release.located_yaml import Key, to_yaml
-from slimgpt.release.recipe import Recipe
+from slimgpt.release.recipe.located_yaml import Key, to_yaml
+from slimgpt.release.recipe.recipe import Recipe
 
 _BOUNDS = {
     "minimum": "at least",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.checkpoint.reader import CARD
-from slimgpt.release.markdown import plain
+from slimgpt.release.card.markdown import plain
 
 _READ_BYTES = 2**22
 _BLOCK_CHARACTERS = 2**16

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt.checkpoint.reader import CARD
-from slimgpt.planning import Plan
-from slimgpt.release.manifest import parameters
-from slimgpt.release.markdown import inline, table
-from slimgpt.release.metadata import data_sources, front_matter
-from slimgpt.release.results import results_sections
-from slimgpt.release.source_card import read_source_card
-from slimgpt.release.widths import PICTURE, describe_widths, draw_widths
+from slimgpt.checkpoint.reader import CARD, PICTURE
+from slimgpt.release.card.markdown import inline, table
+from slimgpt.release.card.metadata import data_sources, front_matter
+from slimgpt.release.card.results import results_sections
+from slimgpt.release.card.source_card import read_source_card
+from slimgpt.release.card.widths import describe_widths, draw_widths
 from slimgpt.shape import LayerShape, ModelShape
 
 _PAPER = "structured pruning by the Optimal Brain Surgeon, arXiv 2412.18110"
@@ -80,20 +78,6 @@ def render_card(facts: CardFacts, *, picture: bool) -> str:
         _how_to_verify(facts.manifest["quality"]),
     ]
     return "\n".join(parts)
-
-
-def model_card(
-    source: Path, source_name: str, plan: Plan, recipe: dict[str, Any], *, stock: bool
-) -> str:
-    """The card of a checkpoint that was pruned and not measured, without a picture."""
-    manifest = {
-        "source": {"name": source_name},
-        "recipe": recipe,
-        "parameters": parameters(plan),
-        "quality": {},
-    }
-    facts = CardFacts(manifest, plan.target, plan.source, source, stock)
-    return render_card(facts, picture=False)
 
 
 def _what_it_is(facts: CardFacts, licence: str | None) -> str:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from slimgpt.calibration import SELF
 from slimgpt.planning import KvHeads
-from slimgpt.release.file_name import File, FileName, Source
+from slimgpt.release.recipe.file_name import File, FileName, Source
 from slimgpt.schedule import Schedule
 
 CONTRADICTION = "contradiction"

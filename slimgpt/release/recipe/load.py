@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from slimgpt.errors import UsageError
-from slimgpt.release.file_name import is_kind
-from slimgpt.release.located_yaml import NotReadable, Origin, read_yaml
-from slimgpt.release.recipe import Recipe
-from slimgpt.release.recipe_inputs import missing_files
-from slimgpt.release.recipe_problems import Places, RecipeError, in_order, validation_problems
-from slimgpt.release.schema_words import dotted, recipe_schema, resolved
+from slimgpt.release.recipe.file_name import is_kind
+from slimgpt.release.recipe.files import missing_files
+from slimgpt.release.recipe.located_yaml import NotReadable, Origin, read_yaml
+from slimgpt.release.recipe.problems import Places, RecipeError, in_order, validation_problems
+from slimgpt.release.recipe.recipe import Recipe
+from slimgpt.release.recipe.schema_words import dotted, recipe_schema, resolved
 
 LARGEST_FILE = 2**20
 _KEY = re.compile(r"\w+(\.\w+)*")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from slimgpt.release.file_name import Written
+from slimgpt.release.recipe.file_name import Written
 
 Key = tuple[str | int, ...]
 """Where a value is: keys of sections and indices of lists, from the top."""

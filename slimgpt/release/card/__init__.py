@@ -1,0 +1,1 @@
+"""The model card: README.md of a checkpoint, and the picture in it."""

@@ -1,0 +1,1 @@
+"""From YAML to a checked recipe, and all that can be wrong with one."""

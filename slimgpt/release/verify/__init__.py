@@ -1,0 +1,1 @@
+"""Is a checkpoint intact, and is what it claims true?"""
