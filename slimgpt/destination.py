@@ -25,7 +25,6 @@ def require_absent(out: Path) -> None:
         taken = out.exists() or out.is_symlink()
         work = work_directory(out)
         busy = work.exists() or work.is_symlink()
-        home = next(path for path in out.absolute().parents if path.exists())
     except OSError as reason:  # a name too long, a folder that can't be searched
         raise UsageError(f"OUT {out}: {reason.strerror}") from None
     if taken and not (is_work(work) and (out / MANIFEST).is_file()):
@@ -35,10 +34,31 @@ def require_absent(out: Path) -> None:
             f"{work}, where the run would work, exists and is no unfinished run: move it away or "
             "give another OUT"
         )
+    require_writable(out.parent, f"OUT {out}")
+
+
+def require_writable(folder: Path, what: str) -> None:
+    """Refuses a folder in which nothing can be written, or that can't be made.
+
+    Args:
+        folder: need not exist.
+        what: is to be written there, as the user gave it.
+
+    Raises:
+        UsageError: with what stands in the way.
+    """
+    try:
+        what.encode()  # not every library below takes other names
+        home = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is no UTF-8: give another name") from None
+    except OSError as reason:  # a name too long, a folder that can't be searched
+        raise UsageError(f"{what}: {reason.strerror}") from None
     if not home.is_dir():
-        raise UsageError(f"OUT {out} can't be made: {home} is a file")
+        kind = "a file" if home.exists() else "a link to nothing"
+        raise UsageError(f"{what} can't be made: {home} is {kind}")
     if not os.access(home, os.W_OK | os.X_OK):
-        raise UsageError(f"OUT {out} can't be made: {home} is not writable")
+        raise UsageError(f"{what} can't be made: {home} is not writable")
 
 
 def require_published(out: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -60,10 +80,15 @@ def exists(out: Path) -> UsageError:
 
 
 def require_apart(model: Path, out: Path) -> None:
-    """Refuses an OUT within MODEL, which stays as it is.
+    """Refuses an OUT within MODEL, which stays as it is, and a MODEL that the run would clear away.
 
     Raises:
-        UsageError: OUT lies inside MODEL.
+        UsageError: OUT lies inside MODEL, or MODEL inside OUT.partial.
     """
     if out.resolve().is_relative_to(model.resolve()):
         raise UsageError(f"OUT {out} lies inside MODEL {model}: give an OUT outside it")
+    work = work_directory(out)
+    if model.resolve().is_relative_to(work.resolve()):
+        raise UsageError(
+            f"MODEL {model} lies inside {work}, where the run would work: give another OUT"
+        )

@@ -7,20 +7,22 @@ where it was.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import write_text_durably
-from slimgpt.errors import IntegrityError, UsageError
+from slimgpt.errors import EnvironmentProblem, IntegrityError, UsageError
 
 _RUN = "run.json"
 _LOCK = "slimgpt.lock"
+_MOST_NAMES = 5
 
 
 class Workspace:
@@ -34,15 +36,19 @@ class Workspace:
         self.directory = work_directory(out)
         self._lock: IO[str] | None = None
 
-    def claim(self, fingerprint: Mapping[str, Any], *, fresh: bool) -> None:
+    def claim(self, fingerprint: Mapping[str, Any], *, fresh: bool) -> bool:
         """Starts or resumes a run.
 
         Args:
             fingerprint: everything that decides the resulting bytes.
             fresh: throw away what an earlier run left.
 
+        Returns:
+            whether there is work of an earlier run to go on with.
+
         Raises:
             UsageError: another run is at work here, or left work of another recipe.
+            EnvironmentProblem: the file system knows no locks.
             IntegrityError: the work of an earlier run is damaged.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -52,9 +58,10 @@ class Workspace:
         run = self.directory / _RUN
         if run.exists():
             self._require_same(run, fingerprint)
-            return
+            return True
         self._clear()
         write_text_durably(run, json.dumps(fingerprint, indent=2, sort_keys=True))
+        return False
 
     def staging(self) -> Path:
         """An empty directory for the finished checkpoint."""
@@ -64,7 +71,14 @@ class Workspace:
         return path
 
     def remove(self) -> None:
-        """Deletes the work directory and gives up the lock, which goes last: it marks our work."""
+        """Deletes the work directory and gives up the lock, which goes last: it marks our work.
+
+        What takes long goes first: a run that is killed meanwhile is still known by its records,
+        and the next one ends what it began.
+        """
+        for path in self.directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
         self._clear()
         shutil.rmtree(self.directory)
         self.close()
@@ -76,11 +90,16 @@ class Workspace:
             self._lock = None
 
     def _take_lock(self) -> None:
-        self._lock = (self.directory / _LOCK).open("w")
+        self._lock = (self.directory / _LOCK).open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as reason:
             self.close()
+            if reason.errno not in (errno.EAGAIN, errno.EACCES):  # a Lustre without flock, say
+                raise EnvironmentProblem(
+                    f"{self.directory} can't be locked ({reason.strerror}): give an OUT on another "
+                    "file system"
+                ) from None
             raise UsageError(
                 f"another run is writing {self.directory}: wait for it, or give another OUT"
             ) from None
@@ -99,13 +118,24 @@ class Workspace:
             before = read_json(run)
         except IntegrityError:
             raise IntegrityError(f"{run} is damaged: start again with --fresh") from None
-        now = json.loads(json.dumps(fingerprint))
-        differing = [key for key in now | before if now.get(key) != before.get(key)]
+        differing = list(_differing(before, json.loads(json.dumps(fingerprint))))
         if differing:
+            more = len(differing) - _MOST_NAMES
+            names = ", ".join(differing[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
             raise UsageError(
-                f"{self.directory} holds an unfinished run with another {', '.join(differing)}: "
+                f"{self.directory} holds an unfinished run with another {names}: "
                 "give the options of that run, or --fresh to throw it away"
             )
+
+
+def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Keys that two JSON values differ in, like ``recipe.prune.ratio``, missing ones too."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in now | before:
+            inner = f"{key}.{name}" if key else name
+            yield from _differing(before.get(name), now.get(name), inner)
+    elif before != now:
+        yield key
 
 
 def is_work(directory: Path) -> bool:

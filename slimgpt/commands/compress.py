@@ -60,21 +60,20 @@ def compress(
     """Make a release OUT of the dense MODEL: prune, recover, evaluate, gate, card, manifest.
 
     OUT appears only if every gate of the recipe is met; else the exit code is 1. A killed job
-    leaves OUT.partial, and the same command goes on from there; gates and what is evaluated may
-    change between two runs without any work being redone.
+    leaves OUT.partial, and the same command goes on from there. Between two runs the gates may
+    change, and what is evaluated: neither makes the weights anew.
     """
     from slimgpt.release.recipe.load import load_recipe
 
     release = load_recipe(recipe, overrides, ratio=ratio, seed=seed)
     from slimgpt.checkpoint.locate import locate
-    from slimgpt.compress.preflight import Settings
     from slimgpt.compress.report import report_directory
+    from slimgpt.compress.settings import Settings
     from slimgpt.destination import require_absent
 
     require_absent(out)
     directory = locate(model)
     settings = Settings(device, dtype, not resume, report or report_directory(out), model)
-    name = None if Path(model).is_dir() else model
     if dry_run:
         from slimgpt.compress.dry_run import look_ahead
 
@@ -86,6 +85,8 @@ def compress(
     from slimgpt.compress.summary import summary
     from slimgpt.release.gates import require_all
 
+    # A hub id is the name of its model; a path says nothing beyond its last part.
+    name = None if Path(model).expanduser().is_dir() else model
     result = run(directory, out, release, settings, source_name=name, progress=console)
     console.result(result.to_json() | {"report": str(settings.report)}, summary(result))
     require_all(result.gates)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slimgpt.calibration import window_length
+from slimgpt.calibration import load_calibration, window_length
 from slimgpt.checkpoint.reader import BYTES_PER_VALUE, Checkpoint, ConfigOnly
 from slimgpt.compress import inputs
-from slimgpt.compress.preflight import Settings, preflight
+from slimgpt.compress.preflight import preflight
+from slimgpt.compress.recipe_terms import in_recipe_terms
+from slimgpt.compress.settings import Settings
 from slimgpt.errors import EnvironmentProblem
 from slimgpt.machine_speed import measure_speed
 from slimgpt.pipeline_cost import (
@@ -29,7 +31,9 @@ from slimgpt.pipeline_cost import (
     recover_cost,
 )
 from slimgpt.planning import Plan
+from slimgpt.recover.options import RecoverOptions
 from slimgpt.release.recipe.recipe import Recipe
+from slimgpt.release.recipe.sections import Recover
 from slimgpt.resources import human_bytes, resolve_device
 
 _SAMPLED_PROMPTS = 200
@@ -44,7 +48,7 @@ class Outlook:
         bytes_per_value: of a stored weight.
         costs: a stage each.
         problems: why it can't be done here; none if it can.
-        uncounted: tasks of the hub, whose cost is not in the estimate.
+        uncounted: training data and tasks of the hub, whose time is not in the estimate.
     """
 
     plan: Plan
@@ -83,7 +87,7 @@ class Outlook:
             costs.add_row(cost.stage, f"{cost.seconds:.0f}", *sizes, cost.basis)
         verdict = "\n".join(self.problems) or "This machine can carry it; nothing was written."
         if self.uncounted:
-            verdict += f"\nNot counted, since their size is not known here: {self.uncounted}."
+            verdict += f"\nThe time is without what is on the hub: {self.uncounted}."
         shapes = [("dense", self.plan.source), ("planned", self.plan.target)]
         return Group(
             layer_table(self.plan.target, self.plan),
@@ -103,7 +107,7 @@ class Outlook:
 
 
 def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Outlook:
-    """Checks a job and estimates it; reads configs, headers and data, and writes nothing.
+    """Checks a job and estimates it; reads configs, headers and local data, and writes nothing.
 
     Args:
         model: the dense checkpoint.
@@ -114,7 +118,7 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
     Raises:
         SlimGPTError: as :func:`slimgpt.compress.preflight.preflight`, or data that can't be used.
     """
-    checkpoint, plan = preflight(model, recipe, settings)
+    checkpoint, plan = preflight(model, out, recipe, settings)
     device = resolve_device(settings.device)
     stored = checkpoint.meta.bytes_per_value
     value_bytes = 4 if device.type == "cpu" else stored
@@ -123,24 +127,28 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
     computing = Computing(measure_speed(str(device), value_bytes), stored, value_bytes)
     costs = [prune_cost(plan, _calibrating(recipe, checkpoint), computing)]
     if recipe.recover:
-        training = _training(recipe, settings, checkpoint.meta)
+        options = inputs.recover_options(recipe.recover, recipe.seed, settings)
+        training = _training(recipe.recover, options, checkpoint.meta)
         costs.append(recover_cost(plan, training, computing))
     if recipe.evaluate:
         judging = _judging(recipe, checkpoint.meta)
         costs.append(evaluate_cost(plan, judging, computing))
     problems = machine_check(costs, out, str(device))
-    return Outlook(plan, stored, tuple(costs), tuple(problems), _uncounted(recipe))
+    if not problems:
+        _check_calibration(recipe, checkpoint)
+    return Outlook(plan, stored, tuple(costs), tuple(problems), ", ".join(_uncounted(recipe)))
 
 
-def _uncounted(recipe: Recipe) -> str:
-    """Names of tasks that are not local, with commas."""
+def _uncounted(recipe: Recipe) -> Iterator[str]:
+    """Training data and tasks of the hub."""
     from slimgpt.evaluate.tasks import choose_tasks
 
+    if recipe.recover:
+        yield from (f.written for f in recipe.recover.data if inputs.is_hub_set(f))
     asked = inputs.tasks(recipe)
-    if asked is None:
-        return ""
-    chosen = choose_tasks(asked.names, task_data=asked.task_data)
-    return ", ".join(name for name, local in chosen.tokens.items() if local is None)
+    if asked:
+        chosen = choose_tasks(asked.names, task_data=asked.task_data)
+        yield from (name for name, local in chosen.tokens.items() if local is None)
 
 
 def _calibrating(recipe: Recipe, checkpoint: Checkpoint) -> Calibrating:
@@ -149,19 +157,28 @@ def _calibrating(recipe: Recipe, checkpoint: Checkpoint) -> Calibrating:
     return Calibrating(section.samples, length)
 
 
-def _training(recipe: Recipe, settings: Settings, meta: ConfigOnly) -> Training:
-    """What the data comes to, tokenised as it will be."""
+def _check_calibration(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Local text is long enough; the hub and the model itself are not asked."""
+    section = recipe.prune
+    if all(f.path.is_file() for f in section.calibration):
+        with in_recipe_terms("prune"):
+            load_calibration(
+                checkpoint,
+                [f.source for f in section.calibration],
+                samples=section.samples,
+                sequence_length=section.sequence_length,
+                seed=recipe.seed,
+            )
+
+
+def _training(section: Recover, options: RecoverOptions, meta: ConfigOnly) -> Training:
+    """What the data comes to, tokenised as it will be; sets of the hub are not fetched."""
     from slimgpt.recover.data import load_training_data
 
-    options = inputs.recover_options(recipe, settings.device, settings.dtype)
-    assert options
-    assert recipe.recover
-    data = load_training_data(meta, [f.source for f in recipe.recover.data], options)
-    examples = [*data.train, *data.held_out]
-    return Training(
-        examples=len(data.train),
-        held_out=len(data.held_out),
-        tokens=_mean([len(e.ids) for e in examples]),
+    known = Training(
+        examples=0,
+        held_out=0,
+        tokens=options.max_length,
         longest=options.max_length,
         rank=options.rank,
         batch_size=options.batch_size,
@@ -172,6 +189,12 @@ def _training(recipe: Recipe, settings: Settings, meta: ConfigOnly) -> Training:
         distills=options.distill_weight > 0,
         gradient_checkpointing=options.gradient_checkpointing,
     )
+    if any(inputs.is_hub_set(f) for f in section.data):
+        return known
+    with in_recipe_terms("recover"):
+        data = load_training_data(meta, [f.source for f in section.data], options)
+    tokens = _mean([len(e.ids) for e in (*data.train, *data.held_out)])
+    return replace(known, examples=len(data.train), held_out=len(data.held_out), tokens=tokens)
 
 
 def _judging(recipe: Recipe, meta: ConfigOnly) -> Judging:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from slimgpt.calibration import HUB_SETS
 from slimgpt.checkpoint.digest import file_sha256
+from slimgpt.compress.settings import Settings
 from slimgpt.evaluate.judge import TaskOptions, TextSpec
 from slimgpt.recover.options import RecoverOptions
 from slimgpt.release.recipe.file_name import FileName
 from slimgpt.release.recipe.recipe import Recipe
+from slimgpt.release.recipe.sections import Recover
 
 
-def recover_options(recipe: Recipe, device: str, dtype: str) -> RecoverOptions | None:
-    """The ``recover`` section; None where there is none."""
-    if recipe.recover is None:
-        return None
-    values = recipe.recover.model_dump(exclude={"data"})
-    return RecoverOptions(**values, seed=recipe.seed, device=device, dtype=dtype)
+def recover_options(section: Recover, seed: int, settings: Settings) -> RecoverOptions:
+    """The ``recover`` section as the driver of recovery takes it."""
+    values = section.model_dump(exclude={"data"})
+    return RecoverOptions(**values, seed=seed, device=settings.device, dtype=settings.dtype)
+
+
+def is_hub_set(name: FileName) -> bool:
+    """Whether this is a data set that would be fetched."""
+    return name.source in HUB_SETS and not name.path.exists()
 
 
 def texts(recipe: Recipe) -> list[TextSpec]:

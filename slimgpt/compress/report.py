@@ -12,8 +12,10 @@ import slimgpt
 from slimgpt.checkpoint.writer import write_text_durably
 from slimgpt.compress.result import CompressResult
 from slimgpt.compress.summary import as_text
+from slimgpt.destination import require_writable
 from slimgpt.errors import UsageError
 from slimgpt.release.junit import junit_xml
+from slimgpt.workspace import work_directory
 
 JSON, JUNIT, SUMMARY = "report.json", "junit.xml", "summary.txt"
 
@@ -23,16 +25,16 @@ def report_directory(out: Path) -> Path:
     return out.with_name(out.name + ".report")
 
 
-def require_report_directory(directory: Path, out: Path) -> None:
-    """Refuses a place where no report can go.
+def require_report_directory(directory: Path, model: Path, out: Path) -> None:
+    """Refuses a place where no report can go, or where it would change something else.
 
     Raises:
-        UsageError: it is a file, or lies within OUT.
+        UsageError: it can't be made or written to, or lies within MODEL, OUT or OUT.partial.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"--report {directory} is a file: give a folder")
-    if directory.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"--report {directory} lies inside OUT {out}: give a folder outside it")
+    require_writable(directory, f"--report {directory}")
+    for other in (model, out, work_directory(out)):
+        if directory.resolve().is_relative_to(other.resolve()):
+            raise UsageError(f"--report {directory} lies inside {other}: give a folder outside it")
 
 
 def write_report(directory: Path, result: CompressResult) -> None:

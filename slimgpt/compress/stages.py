@@ -12,19 +12,19 @@ from typing import Any
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import write_text_durably
 from slimgpt.errors import IntegrityError
-from slimgpt.workspace import Workspace
 
 
 class Stages:
     """The stages of one job, in its work directory.
 
     Attributes:
-        seconds: wall time of each stage that ran, in this process or an earlier one.
+        seconds: wall time of each stage that ran, in this process or an earlier one, to its end or
+            to its error.
         reused: stages whose record an earlier run had left.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._directory = workspace.directory
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
 
@@ -41,30 +41,56 @@ class Stages:
         Raises:
             IntegrityError: the record is damaged.
         """
-        path = self._directory / f"{name}.json"
-        wanted = _sha256(key)
-        if path.exists():
-            record = _read(path)
-            self.seconds[name] = record["seconds"]
-            if record["key"] == wanted:
-                self.reused.append(name)
-                return record["outcome"]  # type: ignore[no-any-return]
+        record = self._record(name)
+        if record is None or record["key"] != _sha256(key):
+            return self.run_anew(name, key, work)
+        self._reuse(name, record)
+        return record["outcome"]  # type: ignore[no-any-return]
+
+    def run_anew(
+        self, name: str, key: Mapping[str, Any], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Does the work of a stage and writes its record, whatever an earlier run left."""
         started = time.monotonic()
-        outcome = work()
-        self.seconds[name] = time.monotonic() - started
-        record = {"key": wanted, "seconds": self.seconds[name], "outcome": outcome}
-        write_text_durably(path, json.dumps(record | {"sha256": _sha256(record)}))
+        try:
+            outcome = work()
+        finally:
+            self.seconds[name] = time.monotonic() - started
+        record = {"key": _sha256(key), "seconds": self.seconds[name], "outcome": outcome}
+        sealed = json.dumps(record | {"sha256": _sha256(record)}, allow_nan=False)
+        write_text_durably(self._path(name), sealed)
         return outcome
 
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The outcome of a stage that an earlier run finished, under any key; None if none did.
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = read_json(path)
-    except IntegrityError:
-        record = {}
-    if record.pop("sha256", None) != _sha256(record):
-        raise IntegrityError(f"{path} is damaged: start again with --fresh")
-    return record
+        Raises:
+            IntegrityError: the record is damaged.
+        """
+        record = self._record(name)
+        if record is None:
+            return None
+        self._reuse(name, record)
+        return record["outcome"]  # type: ignore[no-any-return]
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+    def _reuse(self, name: str, record: Mapping[str, Any]) -> None:
+        self.seconds[name] = record["seconds"]
+        self.reused.append(name)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            record = read_json(path)
+        except IntegrityError:
+            record = {}
+        if record.pop("sha256", None) != _sha256(record):
+            raise IntegrityError(f"{path} is damaged: start again with --fresh")
+        return record
 
 
 def _sha256(value: Mapping[str, Any]) -> str:

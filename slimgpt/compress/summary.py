@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import StringIO
-from math import exp
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimgpt.compress.result import CompressResult
+from slimgpt.release.card.markdown import plain
 from slimgpt.resources import human_bytes
 
 PAGE_WIDTH = 100
@@ -76,16 +76,19 @@ def _sizes(result: CompressResult) -> Table:
     ]
     plan = result.plan
     title = f"{plan.achieved:.2%} of the decoder removed ({plan.ratio:.2%} asked)"
-    table = Table("", result.model, "result", "ratio", title=title)
+    table = Table("", plain(result.model), "result", "ratio", title=title)
     for name, old, new, shown in rows:
         table.add_row(name, shown(old), shown(new), f"{new / old:.3f}" if old else "")
     return table
 
 
 def _recovered(recovery: Any) -> str:
+    from slimgpt.evaluate.perplexity import perplexity
+
     loss, merged = recovery["held_out_loss"], recovery["merged"]
+    before, after = (perplexity(loss[when]) for when in ("before", "after"))
     return (
-        f"recovery: held-out perplexity {exp(loss['before']):.3f} became {exp(loss['after']):.3f} "
+        f"recovery: held-out perplexity {before:.3f} became {after:.3f} "
         f"(best at step {recovery['best_step']} of {recovery['steps']}); merged weights within "
         f"{merged['largest_logit_difference']:.3g} of the adapter's logits"
     )
@@ -97,7 +100,7 @@ def _texts(result: CompressResult) -> Table:
         before, after = text["baseline_perplexity"], text["perplexity"]
         change = f"{after / before - 1:+.2%}" if before and after else ""
         table.add_row(
-            text["text"],
+            plain(text["text"]),
             f"{text['protocol']}, {text['window']} tokens, {text['dtype']}",
             _number(before, ".3f"),
             _number(after, ".3f"),
@@ -113,7 +116,7 @@ def _tasks(result: CompressResult) -> Table:
     for name, scores in result.judgement["tasks"].items():
         dense = scores.get("baseline") or {}
         columns = (_with_error(s, key) for key in ("acc", "acc_norm") for s in (dense, scores))
-        table.add_row(name, f"{scores['n']:,}", *columns)
+        table.add_row(plain(name), f"{scores['n']:,}", *columns)
     if accuracy := result.judgement.get("accuracy"):
         table.caption = (
             f"mean {accuracy['metric']} {_number(accuracy['baseline_mean'], '.4f')} became "
@@ -134,7 +137,7 @@ def _gates(result: CompressResult) -> Table:
     table = Table("gate", "measured", "limit", "margin", "")
     for gate in result.gates:
         table.add_row(
-            gate.name,
+            plain(gate.name),
             _number(gate.measured, ".5g") or "not measured",
             f"{gate.bound} {gate.limit:g}",
             _number(gate.margin, "+.3g"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slimgpt
-from slimgpt.checkpoint.digest import source_digest
+from slimgpt.checkpoint.digest import require_finite, source_digest
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.checkpoint.writer import publish
 from slimgpt.destination import require_absent, require_apart, require_published
@@ -127,6 +127,8 @@ class _Run:
     ) -> None:
         self.checkpoint, self.teacher, self.out = checkpoint, teacher, out
         self.data, self.options, self.progress = data, options, progress
+        for source in filter(None, (checkpoint, teacher)):
+            self._check_weights(source)
         digest = source_digest(checkpoint)
         self.lineage = read_lineage(checkpoint, name, digest)
         self.recipe = dict(self.lineage.recipe) | {"recovery": self._recovery(digest)}
@@ -152,6 +154,11 @@ class _Run:
         manifest = read_manifest(self.out) or {}
         measured: Mapping[str, Any] = manifest["quality"]["recovery"]
         return measured
+
+    def _check_weights(self, source: Checkpoint) -> None:
+        total = sum(path.stat().st_size for path in source.files)
+        with stage(self.progress, "checking weights", total):
+            require_finite(source, self.progress.advance)
 
     def _make(self, journal: Journal) -> None:
         training = Training(

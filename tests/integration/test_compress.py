@@ -178,7 +178,7 @@ def test_another_ratio_is_refused_until_fresh(desk: Desk) -> None:
     assert desk.run(compress(desk)).code == GATE
     ended = desk.run(compress(desk, "--ratio", "0.4"))
     assert ended.code == USAGE
-    assert "another recipe" in ended.stderr
+    assert "another recipe.prune.ratio" in ended.stderr
     assert desk.run(compress(desk, "--ratio", "0.4", "--set", "gates.kl=9", "--fresh")).code == 0
     assert report(desk)["ratio"]["asked"] == 0.4
 
@@ -192,7 +192,7 @@ def test_other_training_data_under_the_same_name_is_refused(desk: Desk) -> None:
     data.write_text("".join(data.read_text().splitlines(keepends=True)[::-1]))
     ended = desk.run(compress(desk))
     assert ended.code == USAGE
-    assert "another files" in ended.stderr
+    assert "another training data" in ended.stderr
 
 
 def test_a_ratio_alone_is_a_recipe(desk: Desk) -> None:
@@ -216,21 +216,83 @@ def test_a_recovery_that_helps_nothing_is_a_gate_missed(desk: Desk) -> None:
     assert (again.code, again.stderr.splitlines()[-1]) == (GATE, ended.stderr.splitlines()[-1])
 
 
-def test_a_dry_run_writes_nothing_and_tells_the_cost(desk: Desk) -> None:
-    write_recipe(desk)
-    before = desk.contents()
-    ended = desk.run(compress(desk, "--dry-run", "--json"))
-    assert ended.code == 0, ended
-    document = json.loads(ended.stdout)
-    assert [c["stage"] for c in document["costs"]] == ["prune", "recover", "evaluate"]
-    assert all(c["memory_bytes"] > 0 for c in document["costs"])
-    assert document["problems"] == []
-    assert desk.contents() == before
-
-
-def test_an_out_that_was_changed_after_publishing_is_not_taken_for_ours(desk: Desk) -> None:
+def test_a_finished_release_is_not_made_again(desk: Desk) -> None:
     write_recipe(desk, recover=None, evaluate=None, gates=None)
     assert desk.run(compress(desk)).code == 0
-    ended = desk.run(compress(desk))
+    desk.refuses(compress(desk), USAGE, "exists")
+
+
+def test_a_training_that_diverges_is_a_gate_missed_and_the_document_is_on_stdout(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no number is not reached with every build of torch, so the loss is made one."""
+    monkeypatch.setattr(
+        "slimgpt.recover.trainer.training_loss", lambda logits, *_: logits.sum() * float("nan")
+    )
+    write_recipe(desk, evaluate=None, gates=None)
+    ended = desk.run(compress(desk, "--json", "--quiet"))
+    assert ended.code == GATE, ended
+    (gate,) = json.loads(ended.stdout)["gates"]
+    assert (gate["name"], gate["measured"], gate["passed"]) == ("recovery", None, False)
+    (line,) = ended.stderr.splitlines()
+    assert "recovery: not measured" in line
+    assert "recover.learning_rate" in line
+    assert not desk.out.exists()
+    suite = ET.parse(desk.root / "out.report" / "junit.xml").getroot()
+    (failure,) = suite.iter("failure")
+    assert failure.get("type") == "unmeasured"
+    assert [s["stage"] for s in report(desk)["stages"]] == ["source", "prune", "recover"]
+
+
+def test_training_data_that_is_too_little_is_found_before_anything_is_pruned(desk: Desk) -> None:
+    (desk.root / "few.jsonl").write_text('{"text": "a b c"}\n' * 3)
+    write_recipe(desk, recover={"data": "few.jsonl"})
+    ended = desk.run(compress(desk, "--quiet"))
     assert ended.code == USAGE
-    assert "exists" in ended.stderr
+    assert "recover.data has 1 different usable examples" in ended.stderr
+    assert {p.name for p in desk.out.with_name("out.partial").iterdir()} == {
+        "run.json",
+        "slimgpt.lock",
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("prune.sequence_length=100000", "prune.sequence_length 100000 is beyond"),
+        ("prune.samples=100000", "too short for 100000 windows: give more rows, or lower prune."),
+        ("prune.tensor_parallel=17", "prune.tensor_parallel 17 divides no head count"),
+        ("recover.max_length=100000", "recover.max_length 100000 is beyond"),
+        ("evaluate.num_fewshot=50", "evaluate.num_fewshot 50 needs more than the 40 questions"),
+    ],
+)
+def test_what_a_stage_refuses_is_said_in_keys_of_the_recipe(
+    desk: Desk, setting: str, says: str
+) -> None:
+    write_recipe(desk, evaluate=WITH_TASKS)
+    ended = desk.run(compress(desk, "--quiet", "--set", setting))
+    assert ended.code == USAGE
+    (line,) = ended.stderr.splitlines()
+    assert says in line
+    assert "--" not in line
+
+
+def test_a_quoted_home_is_no_part_of_the_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(desk.root))
+    write_recipe(desk, recover=None, evaluate=None, gates=None)
+    recipe = str(desk.root / "release.yaml")
+    assert desk.run(["compress", "~/model", str(desk.out), "--recipe", recipe]).code == 0
+    manifest = read_manifest(desk.out)
+    assert manifest
+    assert manifest["source"]["name"] == "model"
+
+
+def test_names_that_turn_a_line_round_are_shown_as_text(desk: Desk) -> None:
+    name = "evil\u202etxt.jsonl"
+    shutil.copy(EVALUATION, desk.root / name)
+    texts = [{"file": name, "window": 64}]
+    write_recipe(desk, recover=None, evaluate={"texts": texts}, gates={"kl": 9.0})
+    ended = desk.run(compress(desk, "--quiet"))
+    assert ended.code == 0, ended
+    assert "evil txt.jsonl" in ended.stdout
+    assert "\u202e" not in ended.stdout

@@ -1,12 +1,16 @@
 """The last stages of a job: signature and push."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from slimgpt.checkpoint.reader import SIGNATURE
-from tests.command_line import ENVIRONMENT, USAGE, Desk
+from slimgpt.demo import EVALUATION
+from slimgpt.release.manifest import read_manifest
+from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Desk
 from tests.hub_state import Hub
 from tests.integration.test_compress import GATE, compress, report, write_recipe
 from tests.pushing import NAME, TOKEN, empty_hub, held  # noqa: F401 - a fixture, asked for by name
@@ -75,3 +79,86 @@ def test_a_missing_token_is_found_before_anything_is_pruned(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     quick.refuses(compress(quick, "--set", f"push.repository={NAME}"), ENVIRONMENT, "HF_TOKEN")
+
+
+@pytest.fixture
+def unpushed(quick: Desk, hub: Hub) -> Desk:
+    """A desk with a release that the hub refused, after which the hub is well again."""
+    hub.faults["commit"] = 500
+    assert quick.run(push(quick)).code == ENVIRONMENT
+    hub.faults.clear()
+    return quick
+
+
+def push(desk: Desk, *options: str) -> list[str]:
+    return compress(desk, "--quiet", "--set", f"push.repository={NAME}", *options)
+
+
+def test_a_failed_push_loses_no_report(unpushed: Desk) -> None:
+    assert report(unpushed)["released"]
+    assert report(unpushed)["pushed"] is None
+    assert (unpushed.root / "out.report" / "junit.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["gates.weight_bytes=0.1"], "another gates"),
+        (["gates.weight_bytes=0.99", "exports=[]"], "another gates, exports"),
+        ([f"evaluate.texts=[{{file: {EVALUATION}}}]"], "another evaluate, evaluation data"),
+    ],
+)
+def test_a_release_is_not_pushed_as_what_another_recipe_would_have_made(
+    unpushed: Desk, hub: Hub, settings: list[str], named: str
+) -> None:
+    options = [word for setting in settings for word in ("--set", setting)]
+    unpushed.refuses(push(unpushed, *options), USAGE, "was published", named, "remove")
+    assert NAME not in hub.repositories or not held(hub)
+    assert unpushed.run(push(unpushed)).code == 0
+    assert files(unpushed.out) == held(hub)
+
+
+def test_a_release_that_was_removed_is_made_anew_as_the_recipe_is_now(
+    unpushed: Desk, hub: Hub
+) -> None:
+    shutil.rmtree(unpushed.out)
+    assert unpushed.run(push(unpushed, "--set", "gates.weight_bytes=0.99")).code == 0
+    manifest = read_manifest(unpushed.out)
+    assert manifest
+    assert manifest["gates"][0]["limit"] == 0.99
+    assert files(unpushed.out) == held(hub)
+
+
+def test_a_release_that_was_changed_since_is_not_pushed(unpushed: Desk, hub: Hub) -> None:
+    manifest = unpushed.out / "slimgpt.json"
+    manifest.write_text(manifest.read_text().replace('"passed": true', '"passed": false'))
+    unpushed.refuses(push(unpushed), INTEGRITY, "was changed since it was published")
+    assert NAME not in hub.repositories or not held(hub)
+
+
+def test_fresh_throws_nothing_away_where_a_release_is_published(unpushed: Desk) -> None:
+    unpushed.refuses(push(unpushed, "--fresh"), USAGE, "out exists")
+    assert unpushed.run(push(unpushed)).code == 0
+
+
+def test_a_job_that_was_killed_while_it_cleaned_up_is_ended(unpushed: Desk) -> None:
+    released, work = files(unpushed.out), unpushed.out.with_name("out.partial")
+    shutil.rmtree(work / "pruned")
+    ended = unpushed.run(push(unpushed, "--json"))
+    assert ended.code == 0, ended
+    document = json.loads(ended.stdout)
+    assert document["gates"][0]["passed"]
+    assert [s["stage"] for s in document["stages"]] == ["source", "prune", "release", "push"]
+    assert [s["reused"] for s in document["stages"]] == [False, True, True, False]
+    assert files(unpushed.out) == released
+    assert not work.exists()
+
+
+def test_a_lock_that_a_killed_job_left_beside_its_release_goes(unpushed: Desk) -> None:
+    released, work = files(unpushed.out), unpushed.out.with_name("out.partial")
+    shutil.rmtree(work / "pruned")
+    for name in ("run.json", "prune.json", "release.json"):
+        (work / name).unlink()
+    assert unpushed.run(push(unpushed)).code == USAGE
+    assert files(unpushed.out) == released
+    assert not work.exists()
