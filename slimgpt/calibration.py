@@ -140,12 +140,17 @@ def load_calibration(
 
 def _read(source: str) -> list[Document]:
     if source in HUB_SETS and not Path(source).exists():
-        return hub_documents(source, HUB_SETS[source])
+        return hub_documents(source, HUB_SETS[source], "--calibration")
     return read_documents(Path(source), "--calibration")
 
 
-def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
+def hub_documents(name: str, hub_set: HubSet, option: str) -> list[Document]:
     """The documents of a hub set, through the ``datasets`` library.
+
+    Args:
+        name: of the set.
+        hub_set: where it is.
+        option: the flag that named it, for messages.
 
     Raises:
         EnvironmentProblem: the library is missing, or the hub can't be reached.
@@ -153,7 +158,7 @@ def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise missing_extra(f"--calibration {name}", "data") from None
+        raise missing_extra(f"{option} {name}", "data") from None
     try:
         rows = load_dataset(
             hub_set.repository,
@@ -162,9 +167,10 @@ def hub_documents(name: str, hub_set: HubSet) -> list[Document]:
             split=hub_set.split if hub_set.rows is None else f"{hub_set.split}[:{hub_set.rows}]",
         )
     except Exception as reason:  # noqa: BLE001 - each library below has its own kinds
+        instead = "a text file, or --calibration self" if option == "--calibration" else "a file"
         raise EnvironmentProblem(
-            f"--calibration {name}: {hub_set.repository} can't be loaded from the hub "
-            f"({type(reason).__name__}); give a text file, or --calibration self"
+            f"{option} {name}: {hub_set.repository} can't be loaded from the hub "
+            f"({type(reason).__name__}); give {instead}"
         ) from None
     return [document(row, f"{name} row {i}") for i, row in enumerate(rows, 1)]
 

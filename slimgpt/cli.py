@@ -97,7 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(
             "out of memory: give fewer --samples, a shorter --sequence-length or --activations "
-            "disk when pruning, a smaller --micro-batch, --batch-size or --window elsewhere, or "
+            "disk when pruning, --gradient-checkpointing or a smaller --micro-batch, --max-length, "
+            "--batch-size or --window elsewhere, or "
             "use --device cpu",
             EnvironmentProblem.exit_code,
         )

@@ -41,6 +41,19 @@ def require_loadable(meta: ConfigOnly) -> None:
         ) from None
 
 
+def require_stock_code(meta: ConfigOnly) -> None:
+    """Refuses a checkpoint whose class transformers does not have (Baichuan).
+
+    Raises:
+        UsageError: naming the way out.
+    """
+    if meta.stored_type != meta.config["model_type"]:
+        raise UsageError(
+            f"{meta.directory} is a {meta.stored_type} checkpoint, which transformers loads only "
+            "with the code it brings: convert it first with slimgpt prune --ratio 0"
+        )
+
+
 def load_model(
     directory: Path, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[Any, ConfigOnly]:
@@ -67,11 +80,7 @@ def load_model(
     require_loadable(meta)
     if dtype == "auto":
         dtype = "float32" if target.type == "cpu" else meta.dtype
-    if meta.stored_type != meta.config["model_type"]:
-        raise UsageError(
-            f"{directory} is a {meta.stored_type} checkpoint, which transformers loads only "
-            "with the code it brings: convert it first with slimgpt prune --ratio 0"
-        )
+    require_stock_code(meta)
     disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False

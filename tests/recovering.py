@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.progress import Progress, Silent
+from slimgpt.recover.batches import mean_loss
 from slimgpt.recover.data import load_training_data
 from slimgpt.recover.driver import recover
 from slimgpt.recover.options import RecoverOptions
@@ -52,6 +56,13 @@ def training(
     return Training(model, None, directory, data, settings, progress or Silent())
 
 
+def held_out_loss(model: Path, rows: Path) -> float:
+    """As every user would measure it: the model loaded by transformers alone."""
+    data = load_training_data(Checkpoint(model).meta, [str(rows)], QUICK)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    return mean_loss(loaded, data.held_out)
+
+
 def digests(directory: Path) -> dict[str, str]:
     """SHA-256 of every file."""
     return {
@@ -84,7 +95,7 @@ class StopAt(Silent):
         self._step = step
 
     def record(self, event: str, fields: Mapping[str, Any]) -> None:
-        if fields["step"] == self._step:
+        if event == "held-out" and fields["step"] == self._step:
             raise Stopped
 
 
@@ -181,8 +192,6 @@ class Recovery:
 
     def copy_trained(self, out: Path) -> None:
         """The work of a run that was stopped before it published."""
-        import shutil
-
         shutil.copytree(self._trained, work_directory(out))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import slimgpt
@@ -14,7 +14,7 @@ from slimgpt.compress.candidate import make_candidate
 from slimgpt.compress.job import Job
 from slimgpt.compress.preflight import preflight
 from slimgpt.compress.publishing import release, released
-from slimgpt.compress.report import write_report
+from slimgpt.compress.report import remove_report, write_report
 from slimgpt.compress.result import CompressResult
 from slimgpt.compress.settings import Settings
 from slimgpt.compress.stages import Stages
@@ -65,9 +65,13 @@ class _Run:
     def execute(self) -> CompressResult:
         with closing(self.workspace):
             digest = self._claim()
+            if self.job.settings.report:
+                remove_report(self.job.settings.report)
             verdict, candidate = released(self.job, self.stages), None
             if verdict is None:
                 verdict, candidate = self._make(digest)
+            for gate in verdict.gates:
+                self.job.progress.record("gate", asdict(gate))
             result = self._result(verdict, candidate)
             # Before the push: what was measured is not to be lost where the hub is down.
             self._report(result)

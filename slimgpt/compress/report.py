@@ -37,8 +37,14 @@ def require_report_directory(directory: Path, model: Path, out: Path) -> None:
             raise UsageError(f"--report {directory} lies inside {other}: give a folder outside it")
 
 
+def remove_report(directory: Path) -> None:
+    """Removes what an earlier run left: a CI system would take it for this one's."""
+    for name in (JSON, JUNIT, SUMMARY):
+        (directory / name).unlink(missing_ok=True)
+
+
 def write_report(directory: Path, result: CompressResult) -> None:
-    """Writes the three files, over those of an earlier run.
+    """Writes the three files.
 
     Args:
         directory: is made.

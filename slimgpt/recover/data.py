@@ -151,7 +151,7 @@ def alpaca_prompt(exchange: Exchange) -> str:
 
 def _read(source: str) -> list[Document]:
     if source in HUB_SETS and not Path(source).exists():
-        return hub_documents(source, HUB_SETS[source])
+        return hub_documents(source, HUB_SETS[source], "--data")
     return read_documents(Path(source), "--data")
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.checkpoint.writer import publish
 from slimgpt.destination import require_absent, require_apart, require_published
 from slimgpt.errors import EnvironmentProblem, GateMissed, UsageError
-from slimgpt.loading import load_model, require_loadable
+from slimgpt.loading import load_model, require_loadable, require_stock_code
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.finish import gather
 from slimgpt.prune.journal import Journal
@@ -92,6 +93,7 @@ def _open(model: Path, out: Path) -> Checkpoint:
     require_apart(model, out)
     checkpoint = Checkpoint(model)
     require_loadable(checkpoint.meta)
+    require_stock_code(checkpoint.meta)
     return checkpoint
 
 
@@ -224,7 +226,11 @@ class _Run:
 
     def _recovery(self, digest: str) -> dict[str, Any]:
         """The ``recipe.recovery`` entry: settings, data and the checkpoint that was trained."""
-        entry = self.options.recipe() | {"data": self.data.describe(), "model_digest": digest}
+        entry = self.options.recipe() | {
+            "data": self.data.describe(),
+            "model_digest": digest,
+            "peft": version("peft"),
+        }
         if self.teacher:
             entry["distilled_from"] = source_digest(self.teacher)
         return entry

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from transformers import AutoModelForCausalLM
 from slimgpt.calibration import Calibration, load_calibration
 from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
 from slimgpt.demo import CALIBRATION, MODEL
-from slimgpt.progress import Progress, Silent
+from slimgpt.progress import Progress
 from slimgpt.prune.driver import prune
 from slimgpt.prune.options import PruneOptions
 from slimgpt.recover.driver import recover
 from slimgpt.recover.options import RecoverOptions
+from tests.recovering import StopAt, Stopped, digests
 
 pytestmark = pytest.mark.gpu
 
@@ -36,21 +35,6 @@ QUICK = RecoverOptions(
     warmup_steps=1,
     device=DEVICE,
 )
-
-
-class Stopped(Exception):
-    """Stands for the end of the process."""
-
-
-class StopAt(Silent):
-    """Stops when the held-out loss of a step is known, before its checkpoint is written."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def record(self, event: str, fields: Mapping[str, Any]) -> None:
-        if event == "held-out" and fields["step"] == self._step:
-            raise Stopped
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +65,6 @@ def stored_as(dtype: torch.dtype, model: Path, path: Path) -> Path:
     shutil.copytree(model, path, ignore=shutil.ignore_patterns(MANIFEST))
     AutoModelForCausalLM.from_pretrained(model, dtype=dtype).save_pretrained(path)
     return path
-
-
-def digests(directory: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.iterdir())
-    }
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from slimgpt.calibration import HUB_SETS, HubSet, hub_documents, load_calibration
 from slimgpt.checkpoint.reader import Checkpoint
-from slimgpt.text import Document
+from slimgpt.text import Document, Exchange
 from tests.command_line import Desk
 
 WORDS = [f"The {n}th morning of the voyage brought {n * 7} gulls and no land." for n in range(400)]
@@ -106,17 +106,19 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_cache")
 def test_a_set_is_read_through_datasets(tmp_path: Path) -> None:
     file = write(tmp_path / "x.jsonl", [{"text": x, "url": "no matter"} for x in WORDS])
-    read = hub_documents("own", HubSet("json", files=str(file)))
+    read = hub_documents("own", HubSet("json", files=str(file)), "--calibration")
     assert read == [Document(x) for x in WORDS]
-    first = hub_documents("own", HubSet("json", files=str(file), rows=7))
+    first = hub_documents("own", HubSet("json", files=str(file), rows=7), "--calibration")
     assert first == [Document(x) for x in WORDS[:7]]
 
 
 @pytest.mark.usefixtures("_cache")
 def test_a_set_may_hold_instructions(tmp_path: Path) -> None:
     rows = [{"instruction": "Add.", "input": "1 2", "output": "3"}]
-    read = hub_documents("own", HubSet("json", files=str(write(tmp_path / "x.jsonl", rows))))
-    assert read == [Document("Add.\n1 2\n3")]
+    file = write(tmp_path / "x.jsonl", rows)
+    (read,) = hub_documents("own", HubSet("json", files=str(file)), "--data")
+    assert read.text == "Add.\n1 2\n3"
+    assert read.exchange == Exchange("Add.", "1 2", "3")
 
 
 def test_the_papers_sets_are_known_by_name() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from slimgpt.demo import CALIBRATION, EVALUATION
 from slimgpt.release.manifest import read_manifest
-from tests.command_line import USAGE, Desk
+from tests.command_line import INTEGRITY, USAGE, Desk
 
 GATE = 1
 MET = {"perplexity_increase": 5.0, "kl": 5.0, "weight_bytes": 1.0, "kv_bytes": 1.0}
@@ -148,6 +148,26 @@ def test_a_missed_gate_ends_in_1_and_releases_nothing(desk: Desk) -> None:
     assert suite.get("failures") == "1"
     assert report(desk)["released"] is False
     assert "NOT RELEASED" in (desk.root / "out.report" / "summary.txt").read_text()
+
+
+def test_a_report_of_an_earlier_run_is_not_taken_for_one_of_a_run_that_broke_off(
+    desk: Desk,
+) -> None:
+    write_recipe(desk, recover=None, gates={"kl": 0.0})
+    assert desk.run(compress(desk)).code == GATE
+    (desk.root / "out.report" / "note.txt").write_text("of a person")
+    (desk.out.with_name("out.partial") / "evaluate.json").write_text("{}")
+    assert desk.run(compress(desk)).code == INTEGRITY
+    assert [p.name for p in (desk.root / "out.report").iterdir()] == ["note.txt"]
+
+
+def test_a_log_file_has_every_gate(desk: Desk) -> None:
+    write_recipe(desk, recover=None, evaluate=None, gates={"weight_bytes": 0.2, "kv_bytes": 1.0})
+    log = desk.root / "log"
+    assert desk.run(compress(desk, "--quiet", "--log-file", str(log))).code == GATE
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    gates = {e["name"]: e["passed"] for e in events if e["event"] == "gate"}
+    assert gates == {"weight_bytes": False, "kv_bytes": True}
 
 
 def test_a_gate_that_is_made_easier_releases_without_work_done_again(desk: Desk) -> None:

@@ -53,6 +53,35 @@ def test_kill_9_at_twenty_random_moments_ends_with_the_same_bytes(desk: Desk) ->
     assert all(files == released["undisturbed"] for files in released.values())
 
 
+@pytest.mark.slow
+def test_kill_9_at_a_change_of_the_disk_ends_with_the_same_bytes(desk: Desk) -> None:
+    """Of a job that only prunes, one change in six and each of the last twelve."""
+    recipe = write_recipe(desk, recover=None, evaluate=None, gates={"weight_bytes": 1.0})
+    outs = desk.root / "outs"
+    outs.mkdir()
+    options = ["--recipe", str(recipe), "--device", "cpu", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_steps", "6", str(outs), str(desk.model), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert len(ends) > 2 * 12
+    undisturbed = digests(outs / "undisturbed")
+    for end in ends:
+        assert end["killed"] == -signal.SIGKILL, end
+        assert digests(outs / end["out"]) == undisturbed, end
+        assert not end["left"], end
+    # Once nothing but the lock tells of a run, its OUT is one that exists.
+    over = [end["code"] for end in ends].index(USAGE)
+    assert len(ends) - over <= 4
+    assert all(end["published"] for end in ends[over:])
+    assert {end["code"] for end in ends[:over]} == {0}
+
+
 @pytest.fixture(scope="module")
 def judged_once(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job that was stopped by a gate after everything was measured; not to be changed."""

@@ -10,20 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.errors import GateMissed, IntegrityError
 from slimgpt.progress import Silent
 from slimgpt.prune.journal import Journal
 from slimgpt.recover.adapter import PROJECTIONS, delta, updated, with_adapter
-from slimgpt.recover.batches import mean_loss
-from slimgpt.recover.data import load_training_data
 from slimgpt.recover.merge import compare, merge
 from slimgpt.release.manifest import read_manifest
 from slimgpt.shape import LayerShape
 from tests.masking import stored_tensors
-from tests.recovering import QUICK, quick_collections, run, training
+from tests.recovering import QUICK, held_out_loss, quick_collections, run, training
 from tests.tiny_models import LENGTH, Tiny, load, logits, random_ids, write_rows
 
 LACKING = (LayerShape(4, 1, 0), LayerShape(0, 0, 61), LayerShape(0, 0, 0), LayerShape(8, 2, 96))
@@ -95,13 +92,6 @@ def test_the_result_is_the_source_with_better_projections(
 def same_config(model: Path, out: Path) -> bool:
     """What both configs say, in the terms of the stock classes."""
     return Checkpoint(model).meta.config == Checkpoint(out).meta.config
-
-
-def held_out_loss(model: Path, rows: Path) -> float:
-    """As every user would measure it: the model loaded by transformers alone."""
-    data = load_training_data(Checkpoint(model).meta, [str(rows)], QUICK)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    return mean_loss(loaded, data.held_out)
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,12 @@ def refuses_damage(out: Path, name: str, spoil: Callable[[Path], None], recovery
 
 @pytest.mark.parametrize(("name", "spoil"), DAMAGE)
 def test_damaged_work_is_found_and_fresh_named(unfinished, recovery, name, spoil):
-    refuses_damage(unfinished, name, spoil, run)
+    refuses_damage(unfinished, name, spoil, recovery)
 
 
 @pytest.mark.parametrize(("name", "spoil"), DAMAGE_WHEN_TRAINED)
 def test_damage_after_training_is_found_and_fresh_named(nearly, recovery, name, spoil):
-    refuses_damage(nearly, name, spoil, run)
+    refuses_damage(nearly, name, spoil, recovery)
 
 
 def test_merged_blocks_are_not_trusted_but_made_again(nearly, recovery):

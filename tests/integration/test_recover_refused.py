@@ -46,7 +46,7 @@ def test_a_training_that_makes_it_worse_is_refused_and_at_once_the_second_time(t
     options = {"data": noise, "learning_rate": 0.03, "max_steps": 40, "evaluations": 1}
     says = r"made the held-out loss no better \(5\.\d+ nats a token before, [\d.]+ at its best\)"
     stages = [["held-out loss", "recovering"], []]
-    first, second = misses(tmp_path / "out", run, says, stages, **options)
+    first, second = misses(tmp_path / "out", recovery, says, stages, **options)
     assert first.measured == second.measured
     assert first.limit == second.limit
     assert first.measured
@@ -65,7 +65,7 @@ def test_a_gain_that_is_lost_in_rounding_is_refused(tmp_path, recovery, tiny):
     after = ["merging", "checking the merged model"]
     says = "merged and stored as bfloat16, the recovered weights have a held-out loss of"
     stages = [["held-out loss", "recovering", *after], after]
-    first, _ = misses(tmp_path / "out", run, says, stages, source=source, learning_rate=1e-5)
+    first, _ = misses(tmp_path / "out", recovery, says, stages, source=source, learning_rate=1e-5)
     assert first.measured == first.limit
 
 
@@ -77,7 +77,7 @@ def test_a_training_that_diverges_says_so(tmp_path, recovery, evaluations, what)
     says = f"the {what} is no number, the training has diverged.*give a lower --learning-rate"
     misses(
         tmp_path / "out",
-        run,
+        recovery,
         says,
         stages,
         learning_rate=1e30,

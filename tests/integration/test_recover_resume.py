@@ -98,7 +98,7 @@ def test_a_run_stopped_at_every_moment_in_turn_ends_with_the_same_bytes(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("step", recovery.LOOKS)
+@pytest.mark.parametrize("step", Recovery.LOOKS)
 def test_a_run_stopped_once_ends_with_the_same_bytes(tmp_path, recovery, step):
     with pytest.raises(Stopped):
         recovery.run(tmp_path / "out", progress=StopAt(step))
@@ -127,16 +127,16 @@ def test_one_checkpoint_is_kept_at_a_time(tmp_path, recovery):
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_loses_nothing(tmp_path, model, rows):
+def test_kill_9_at_any_moment_loses_nothing(tmp_path, recovery):
     """Real processes, real SIGKILL, at moments spread over a whole run."""
     child = Path(__file__).parents[1] / "killed_runs.py"
-    options = ["--data", str(rows), "--batch-size", "8", "--micro-batch", "4", "--quiet"]
+    options = ["--data", str(recovery.rows), "--batch-size", "8", "--micro-batch", "4", "--quiet"]
     options += ["--max-length", str(LENGTH), "--evaluations", "3", "--max-steps", "6"]
     options += ["--learning-rate", "1e-2", "--warmup-steps", "1", "--device", "cpu"]
     outs = tmp_path / "outs"
     outs.mkdir()
     done = subprocess.run(
-        [sys.executable, str(child), "5", "0", str(outs), "recover", str(model), *options],
+        [sys.executable, str(child), "5", "0", str(outs), "recover", str(recovery.model), *options],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -150,7 +150,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path, model, rows):
     assert all(files == found["undisturbed"] for files in found.values())
 
 
-# -- another run ---
+# -- another run ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,18 +172,16 @@ def test_another_recipe_is_refused_and_loses_nothing(unfinished, recovery, other
     assert digests(work_directory(unfinished)) == before
 
 
-def test_other_data_another_model_and_another_teacher_are_refused(
-    unfinished, recovery, model, rows, tmp_path
-):
-    more = write_rows(tmp_path / "rows.jsonl", ROWS + 1)
+def test_other_data_another_model_and_another_teacher_are_refused(unfinished, recovery, tmp_path):
+    more = write_rows(tmp_path / "rows.jsonl", recovery.ROWS + 1)
     other = tmp_path / "model"
-    shutil.copytree(model, other)
+    shutil.copytree(recovery.model, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-6}))
     given: list[dict[str, Any]] = [
         {"data": more},
         {"source": other},
-        {"dense": model, "distill_weight": 0.5},
+        {"dense": recovery.model, "distill_weight": 0.5},
     ]
     for changed in given:
         with pytest.raises(UsageError, match="unfinished run with another recipe"):
@@ -192,11 +190,11 @@ def test_other_data_another_model_and_another_teacher_are_refused(
     assert digests(unfinished) == recovery.undisturbed
 
 
-def test_a_model_and_data_that_were_moved_are_the_same(unfinished, recovery, model, rows, tmp_path):
-    moved = tmp_path / "elsewhere" / model.name
-    shutil.copytree(model, moved)
-    shutil.copy(rows, tmp_path / "elsewhere" / rows.name)
-    recovery.run(unfinished, source=moved, data=tmp_path / "elsewhere" / rows.name)
+def test_a_model_and_data_that_were_moved_are_the_same(unfinished, recovery, tmp_path):
+    moved = tmp_path / "elsewhere" / recovery.model.name
+    shutil.copytree(recovery.model, moved)
+    shutil.copy(recovery.rows, tmp_path / "elsewhere" / recovery.rows.name)
+    recovery.run(unfinished, source=moved, data=tmp_path / "elsewhere" / recovery.rows.name)
     assert digests(unfinished) == recovery.undisturbed
 
 

@@ -22,7 +22,15 @@ from slimgpt.recover.data import load_training_data
 from slimgpt.recover.training import Training
 from slimgpt.release.manifest import read_manifest
 from slimgpt.shape import LayerShape
-from tests.recovering import QUICK, Looks, digests, quick_collections, run, training
+from tests.recovering import (
+    QUICK,
+    Looks,
+    digests,
+    held_out_loss,
+    quick_collections,
+    run,
+    training,
+)
 from tests.tiny_models import LENGTH, Tiny, load, logits, random_ids, write_rows
 
 LACKING = (LayerShape(4, 1, 0), LayerShape(0, 0, 61), LayerShape(0, 0, 0), LayerShape(8, 2, 96))
