@@ -37,7 +37,8 @@ SUMMARIES = {
     "generate": "One completion, for the eye.",
     "demo": "The main job on the embedded model, offline.",
 }
-INTERRUPTED = 130
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""As shells call what SIGINT and SIGPIPE end; 1 would say that a gate was missed."""
 
 
 class LazyGroup(click.Group):
@@ -75,6 +76,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         cli.main(args=arguments, prog_name="slimgpt", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except SystemExit:  # click's answer to a reader of our output that went away
+        return BROKEN_PIPE
     except click.exceptions.NoArgsIsHelpError as nothing:
         nothing.show()
         return nothing.exit_code
@@ -88,8 +91,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except UnicodeError as error:
         return _fail(f"a name or a text is no UTF-8: {error}", UsageError.exit_code)
-    except BrokenPipeError:
-        return 0
     except OSError as error:
         return _fail(_system_message(error), EnvironmentProblem.exit_code)
     except (MemoryError, RuntimeError) as error:

@@ -56,7 +56,7 @@ class Workspace:
         if fresh:
             self._clear()
         run = self.directory / _RUN
-        if run.exists():
+        if run.exists() and self._holds_work():
             self._require_same(run, fingerprint)
             return True
         self._clear()
@@ -103,6 +103,11 @@ class Workspace:
             raise UsageError(
                 f"another run is writing {self.directory}: wait for it, or give another OUT"
             ) from None
+
+    def _holds_work(self) -> bool:
+        """Whether a run got further than to claim: a mistake it ended with is not kept."""
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        return any(path.name not in (_RUN, _LOCK) for path in files)
 
     def _clear(self) -> None:
         # First what says that the rest is whole, so that a kill in the middle leaves nothing.

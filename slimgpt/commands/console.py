@@ -79,6 +79,8 @@ class Console:
         self._stage, self._total, self._done = stage, total, 0
         self._started = self._told = time.monotonic()
         self.record("stage", {"stage": stage, "total": total})
+        if stage.startswith("[") and not self._quiet and not self._err.is_terminal:
+            self._err.print(stage)  # a long job in a pipeline shows that it is alive
         if not self._quiet and self._err.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -37,7 +37,7 @@ def inspect(console: Console, model: str) -> None:
         "manifest": described or None,
     }
     lines = [
-        f"{model}: {document['model_type']}, {meta.dtype}, {len(checkpoint.files)} weight files"
+        f"{model}: {document['model_type']}, {meta.dtype}, weight files: {len(checkpoint.files)}"
     ]
     if manifest:
         try:
@@ -60,9 +60,15 @@ def _provenance(manifest: dict[str, Any]) -> list[str]:
     lines = [
         f"pruned by slimgpt {manifest.get('slimgpt_version')} from {source.get('name')} "
         f"(sha256 {str(source.get('digest'))[:16]}...)",
-        "recipe: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if k != "calibration"),
+        "recipe: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if isinstance(v, str | float)),
     ]
     if counts.get("decoder_before"):
         removed = 1 - counts["decoder_after"] / counts["decoder_before"]
         lines.append(f"removed: {removed:.2%} of the decoder's {counts['decoder_before']:,}")
+    if recovery := recipe.get("recovery"):
+        data = ", ".join(recovery["data"]["sources"])
+        lines.append(f"recovered on {data} with LoRA of rank {recovery['rank']}")
+    if gates := manifest.get("gates"):
+        met = sum(bool(gate["passed"]) for gate in gates)
+        lines.append(f"gates: {met} of {len(gates)} met")
     return lines

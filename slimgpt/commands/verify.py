@@ -68,6 +68,7 @@ def verify(
         table.add_row(_printable(check.check), check.status, _printable(check.detail))
     console.result(verification.to_json(), table)
     verification.require(model)
+    console.message(f"{model}: every check that was asked for passed")
 
 
 def _printable(text: str) -> str:

@@ -14,7 +14,7 @@ from slimgpt.compress.recipe_terms import in_recipe_terms
 from slimgpt.compress.stages import Stages
 from slimgpt.errors import GateMissed, IntegrityError
 from slimgpt.prune.driver import prune
-from slimgpt.release.gates import GateResult
+from slimgpt.release.gates import RECOVERY, GateResult
 from slimgpt.release.intact import require_intact
 from slimgpt.release.recipe.recipe import prune_options_of
 from slimgpt.release.recipe.sections import Recover
@@ -147,7 +147,7 @@ def _refused(reason: GateMissed) -> GateResult:
     if reason.measured is not None and reason.limit:
         change = reason.measured / reason.limit - 1
     return GateResult(
-        name="recovery",
+        name=RECOVERY,
         measured=change,
         limit=0.0,
         margin=None if change is None else 0.0 - change,

@@ -75,5 +75,11 @@ def evaluation_files(recipe: Recipe) -> list[tuple[str, str]]:
     return digests
 
 
+def seen_before(recipe: Recipe) -> list[str]:
+    """Files that are measured and were calibrated or trained on: gates on them say little."""
+    learned = {digest for _, digest in training_files(recipe)}
+    return [name for name, digest in evaluation_files(recipe) if digest in learned]
+
+
 def _digests(named: Iterable[FileName]) -> list[tuple[str, str]]:
     return [(f.label, file_sha256(f.path)) for f in named if f.path.is_file()]

@@ -65,8 +65,6 @@ class _Run:
     def execute(self) -> CompressResult:
         with closing(self.workspace):
             digest = self._claim()
-            if self.job.settings.report:
-                remove_report(self.job.settings.report)
             verdict, candidate = released(self.job, self.stages), None
             if verdict is None:
                 verdict, candidate = self._make(digest)
@@ -114,7 +112,14 @@ class _Run:
 
     def _make(self, source_digest: str) -> tuple[Verdict, Path | None]:
         """The verdict, and the candidate if that is as far as it got."""
-        work = self.workspace.directory
+        work, report = self.workspace.directory, self.job.settings.report
+        for name in inputs.seen_before(self.job.recipe):
+            self.job.progress.message(
+                f"{name} is measured, and was calibrated or trained on: what a gate says of it is "
+                "no more than that it was learned"
+            )
+        if report:
+            remove_report(report)
         candidate = make_candidate(self.job, source_digest, work, self.stages)
         verdict = judge_candidate(self.job, candidate, self.stages)
         if not verdict.passed:

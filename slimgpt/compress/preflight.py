@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimgpt.calibration import window_length
+from slimgpt.calibration import SELF, window_length
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
 from slimgpt.compress import inputs
 from slimgpt.compress.recipe_terms import in_recipe_terms
@@ -13,7 +13,7 @@ from slimgpt.compress.settings import Settings
 from slimgpt.destination import exists, require_absent, require_apart
 from slimgpt.errors import UsageError
 from slimgpt.evaluate.judge import check
-from slimgpt.loading import require_loadable
+from slimgpt.loading import require_loadable, require_stock_code
 from slimgpt.planning import Plan
 from slimgpt.release.recipe.recipe import Recipe, prune_options_of
 from slimgpt.resources import resolve_device
@@ -33,6 +33,8 @@ def preflight(
     resolve_device(settings.device)
     checkpoint = Checkpoint(model)
     require_loadable(checkpoint.meta)
+    if _runs_dense(recipe):
+        require_stock_code(checkpoint.meta)
     plan = _plan(recipe, settings, checkpoint)
     _check_recovery(recipe, checkpoint.meta)
     if recipe.evaluate:
@@ -47,6 +49,13 @@ def preflight(
 
         require_pushable(recipe.push.repository)
     return checkpoint, plan
+
+
+def _runs_dense(recipe: Recipe) -> bool:
+    """Whether a stage needs the predictions of the dense model itself."""
+    distills = recipe.recover is not None and recipe.recover.distill_weight > 0
+    samples = any(f.source == SELF for f in recipe.prune.calibration)
+    return recipe.evaluate is not None or distills or samples
 
 
 def _check_places(model: Path, out: Path, settings: Settings) -> None:

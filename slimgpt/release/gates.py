@@ -16,7 +16,7 @@ from slimgpt.errors import GateMissed
 from slimgpt.release.recipe.sections import AccuracyGate, Evaluate, Gates
 from slimgpt.shape import ModelShape
 
-ACCURACY = "accuracy"
+ACCURACY, RECOVERY = "accuracy", "recovery"
 _AT_LEAST = (ACCURACY,)
 _FRACTION = "fraction"
 _DIGITS = 4
@@ -47,6 +47,8 @@ class GateResult:
     @property
     def bound(self) -> str:
         """Which side of the limit is allowed."""
+        if self.name == RECOVERY:
+            return "below"
         return "at least" if self.name in _AT_LEAST else "at most"
 
 

@@ -308,3 +308,13 @@ def test_generate_keeps_to_its_own_settings(desk: Desk) -> None:
 def test_a_prompt_of_odd_bytes_is_read(desk: Desk) -> None:
     command = ["generate", str(desk.model), "caf\udce9", "--max-new-tokens", "2", "--json", "-q"]
     assert json.loads(desk.run(command).stdout)["prompt"] == "caf\udce9"
+
+
+def test_a_reader_that_goes_away_is_no_missed_gate() -> None:
+    """Exit code 1 is that a gate was missed; a closed pipe is what shells call 141."""
+    process = subprocess.Popen(
+        [EXECUTABLE, "plan", str(MODEL), "--ratio", "0.25"], stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    process.stdout.close()
+    assert process.wait() == 141

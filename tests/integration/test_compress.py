@@ -226,75 +226,10 @@ def test_a_ratio_alone_is_a_recipe(desk: Desk) -> None:
     assert desk.out.exists()
 
 
-def test_a_recovery_that_helps_nothing_is_a_gate_missed(desk: Desk) -> None:
-    write_recipe(desk)
-    ended = desk.run(compress(desk, "--set", "recover.learning_rate=1.0"))
-    assert ended.code == GATE, ended
-    assert "recovery" in ended.stderr
-    assert not desk.out.exists()
-    again = desk.run(compress(desk, "--set", "recover.learning_rate=1.0"))
-    assert (again.code, again.stderr.splitlines()[-1]) == (GATE, ended.stderr.splitlines()[-1])
-
-
 def test_a_finished_release_is_not_made_again(desk: Desk) -> None:
     write_recipe(desk, recover=None, evaluate=None, gates=None)
     assert desk.run(compress(desk)).code == 0
     desk.refuses(compress(desk), USAGE, "exists")
-
-
-def test_a_training_that_diverges_is_a_gate_missed_and_the_document_is_on_stdout(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is no number is not reached with every build of torch, so the loss is made one."""
-    monkeypatch.setattr(
-        "slimgpt.recover.trainer.training_loss", lambda logits, *_: logits.sum() * float("nan")
-    )
-    write_recipe(desk, evaluate=None, gates=None)
-    ended = desk.run(compress(desk, "--json", "--quiet"))
-    assert ended.code == GATE, ended
-    (gate,) = json.loads(ended.stdout)["gates"]
-    assert (gate["name"], gate["measured"], gate["passed"]) == ("recovery", None, False)
-    (line,) = ended.stderr.splitlines()
-    assert "recovery: not measured" in line
-    assert "recover.learning_rate" in line
-    assert not desk.out.exists()
-    suite = ET.parse(desk.root / "out.report" / "junit.xml").getroot()
-    (failure,) = suite.iter("failure")
-    assert failure.get("type") == "unmeasured"
-    assert [s["stage"] for s in report(desk)["stages"]] == ["source", "prune", "recover"]
-
-
-def test_training_data_that_is_too_little_is_found_before_anything_is_pruned(desk: Desk) -> None:
-    (desk.root / "few.jsonl").write_text('{"text": "a b c"}\n' * 3)
-    write_recipe(desk, recover={"data": "few.jsonl"})
-    ended = desk.run(compress(desk, "--quiet"))
-    assert ended.code == USAGE
-    assert "recover.data has 1 different usable examples" in ended.stderr
-    assert {p.name for p in desk.out.with_name("out.partial").iterdir()} == {
-        "run.json",
-        "slimgpt.lock",
-    }
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ("prune.sequence_length=100000", "prune.sequence_length 100000 is beyond"),
-        ("prune.samples=100000", "too short for 100000 windows: give more rows, or lower prune."),
-        ("prune.tensor_parallel=17", "prune.tensor_parallel 17 divides no head count"),
-        ("recover.max_length=100000", "recover.max_length 100000 is beyond"),
-        ("evaluate.num_fewshot=50", "evaluate.num_fewshot 50 needs more than the 40 questions"),
-    ],
-)
-def test_what_a_stage_refuses_is_said_in_keys_of_the_recipe(
-    desk: Desk, setting: str, says: str
-) -> None:
-    write_recipe(desk, evaluate=WITH_TASKS)
-    ended = desk.run(compress(desk, "--quiet", "--set", setting))
-    assert ended.code == USAGE
-    (line,) = ended.stderr.splitlines()
-    assert says in line
-    assert "--" not in line
 
 
 def test_a_quoted_home_is_no_part_of_the_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,3 +251,12 @@ def test_names_that_turn_a_line_round_are_shown_as_text(desk: Desk) -> None:
     assert ended.code == 0, ended
     assert "evil txt.jsonl" in ended.stdout
     assert "\u202e" not in ended.stdout
+
+
+def test_a_text_that_was_trained_on_is_said_to_prove_little(desk: Desk) -> None:
+    texts = [{"file": str(CALIBRATION), "window": 64}]
+    write_recipe(desk, recover=None, evaluate={"texts": texts}, gates={"kl": 9.0})
+    ended = desk.run(compress(desk))
+    assert ended.code == 0
+    said = " ".join(ended.stderr.split())
+    assert "calibration.jsonl is measured, and was calibrated or trained on" in said

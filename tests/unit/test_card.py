@@ -153,7 +153,7 @@ def test_a_recovered_card_says_how(plan: Plan) -> None:
     for words in (
         "pruned by 25.0% and recovered",
         "fine-tuned with LoRA",
-        "| recovered on | alpaca, own.json: 49000 examples |",
+        "| recovered on | alpaca, own.json: 49,000 examples to draw from |",
         "| LoRA | rank 8, alpha 16.0 |",
         "| distillation | weight 0.5 ",
         "1.8 before, 1.2 after",

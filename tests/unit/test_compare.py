@@ -151,8 +151,19 @@ def test_the_accuracy_ratio(changes: dict[str, Any] | None, holds: bool) -> None
     again = None
     if changes is not None:
         again = AccuracyClaim.model_validate(QUALITY["accuracy"] | changes)
-    check = compare_accuracy(claim, again, {"boolq": task()})
+    moved = task(acc=0.7129)
+    check = compare_accuracy(claim, again, {"boolq": moved}, {"boolq": task()})
     assert (check.status == "passed") == holds, check
+
+
+@pytest.mark.parametrize("lower", [0.99, 0.91])
+def test_where_all_answers_are_the_same_so_is_the_bound_of_few_questions(lower: float) -> None:
+    """Twenty questions leave a wide tolerance, in which a forged bound could hide."""
+    few = {"boolq": task(n=20)}
+    honest = AccuracyClaim.model_validate(QUALITY["accuracy"] | {"n": 20})
+    forged = AccuracyClaim.model_validate(QUALITY["accuracy"] | {"n": 20, "lower": lower})
+    assert compare_accuracy(honest, honest, few, few).status == "passed"
+    assert compare_accuracy(forged, honest, few, few).status == "failed"
 
 
 # -- gates -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,10 +16,14 @@ from slimgpt.workspace import Workspace, is_work
 FINGERPRINT = {"recipe": {"ratio": 0.25, "seed": 0}, "source": "a", "files": [["a.txt", "1"]]}
 
 
-def claimed(out: Path, fingerprint: dict[str, Any] | None = None) -> bool:
+def claimed(out: Path, fingerprint: dict[str, Any] | None = None, *, works: bool = True) -> bool:
+    """Claims the work directory, does some work and is killed."""
     workspace = Workspace(out)
     try:
-        return workspace.claim(fingerprint or FINGERPRINT, fresh=False)
+        resumed = workspace.claim(fingerprint or FINGERPRINT, fresh=False)
+        if works:
+            (workspace.directory / "layer-0").write_text("done")
+        return resumed
     finally:
         workspace.close()
 
@@ -48,6 +53,16 @@ def test_work_of_another_run_is_refused_by_the_keys_that_differ(
     assert "--fresh" in str(raised.value)
 
 
+def test_a_run_that_did_nothing_yet_is_in_nobody_s_way(tmp_path: Path) -> None:
+    other = FINGERPRINT | {"source": "b"}
+    work = tmp_path / "out.partial"
+    assert not claimed(tmp_path / "out", works=False)
+    (work / "blocks").mkdir()
+    assert not claimed(tmp_path / "out", other, works=False)
+    assert json.loads((work / "run.json").read_text())["source"] == "b"
+    assert not (work / "blocks").exists()
+
+
 def test_a_run_that_is_killed_while_it_cleans_up_is_still_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +70,7 @@ def test_a_run_that_is_killed_while_it_cleans_up_is_still_known(
     workspace.claim(FINGERPRINT, fresh=False)
     for name in ("pruned", "recovered"):
         (workspace.directory / name).mkdir()
+    (workspace.directory / "release.json").write_text("{}")
 
     class Killed(BaseException):
         pass
@@ -71,7 +87,9 @@ def test_a_run_that_is_killed_while_it_cleans_up_is_still_known(
     with pytest.raises(Killed):
         workspace.remove()
     workspace.close()
-    assert len(list(workspace.directory.iterdir())) == 3  # a folder, run.json and the lock
+    assert (
+        len(list(workspace.directory.iterdir())) == 4
+    )  # a folder, run.json, a record and the lock
     assert claimed(tmp_path / "out")
 
 

@@ -128,7 +128,7 @@ def _recovery(recovery: Any) -> Iterator[tuple[str, str]]:
         return
     data = recovery.get("data")
     examples = (
-        f": {data['examples']} examples"
+        f": {data['examples']:,} examples to draw from"
         if isinstance(data, Mapping) and data.get("examples")
         else ""
     )

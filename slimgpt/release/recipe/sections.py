@@ -68,7 +68,8 @@ class Prune(Section):
     first_layer_ratio: float | None = Field(default=None, ge=0, lt=1)
     """Smallest ratio of the schedule; null is 1/16, less below a ratio of 0.2."""
     kv_heads: KvHeads | None = None
-    """Grouped-query models: `keep` all KV heads, or `prune` whole KV groups; null is `keep`."""
+    """Grouped-query models: `keep` all KV heads (null), or `prune` whole KV groups. Where none is
+    shared, each KV head goes with its query head."""
     align: int = Field(default=1, ge=1)
     """FFN widths are a multiple of this."""
     tensor_parallel: int = Field(default=1, ge=1)

@@ -129,7 +129,7 @@ def _checked(
         checks += compare_task(name, task, measured.tasks[name], beside_source=beside)
     if quality.accuracy and job.tasks and job.tasks.keys() == quality.tasks.keys():
         checks.append(
-            compare_accuracy(quality.accuracy, measured.accuracy, measured.tasks)
+            compare_accuracy(quality.accuracy, measured.accuracy, measured.tasks, job.tasks)
             if beside
             else without_source(ACCURACY)
         )

@@ -7,6 +7,7 @@ tolerances are what such moves stay within, and less than what a release is judg
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isclose
 
 from slimgpt.errors import IntegrityError, Unresolved
 from slimgpt.release.card.markdown import plain
@@ -21,6 +22,8 @@ KL_SHARE = 0.02
 ANSWERS_TOLERANCE = 1
 """Questions answered otherwise, or ANSWERS_SHARE of all where that is more."""
 ANSWERS_SHARE = 0.002
+SAME_ANSWERS_TOLERANCE = 0.005
+"""Of a ratio of accuracies and its bounds, where every task came out as it is claimed."""
 
 ACCURACY = "accuracy ratio"
 DEFAULT_CONFIDENCE = 0.95
@@ -68,9 +71,16 @@ def compare_task(
 
 
 def compare_accuracy(
-    claim: AccuracyClaim, measured: AccuracyClaim | None, tasks: Mapping[str, TaskClaim]
+    claim: AccuracyClaim,
+    measured: AccuracyClaim | None,
+    tasks: Mapping[str, TaskClaim],
+    claimed_tasks: Mapping[str, TaskClaim],
 ) -> Check:
-    """The check of the accuracy ratio; each task may move by its own tolerance."""
+    """The check of the accuracy ratio and of its bounds.
+
+    Where every task came out as it is claimed, so must they; else each task may move them by its
+    own tolerance.
+    """
 
     def look() -> str:
         if measured is None:
@@ -78,6 +88,8 @@ def compare_accuracy(
         moved = sum(answers_tolerance(task.n) for task in tasks.values()) / len(tasks)
         # A ratio moves with both of its parts.
         allowed = 2 * moved / max(measured.baseline_mean or 0, moved)
+        if all(_same_scores(claimed_tasks[name], task) for name, task in tasks.items()):
+            moved = allowed = SAME_ANSWERS_TOLERANCE
         if (claim.metric, claim.tasks, claim.n) != (measured.metric, measured.tasks, measured.n):
             raise IntegrityError(
                 f"{claim.n} questions of {claim.tasks} tasks claimed, {measured.n} of "
@@ -88,9 +100,21 @@ def compare_accuracy(
         bounds = zip(claim.interval or (), measured.interval or (), strict=False)
         for one, other in [(claim.lower, measured.lower), (claim.upper, measured.upper), *bounds]:
             _near(one, other, allowed)
-        return _near(claim.ratio, measured.ratio, allowed)
+        found = _near(claim.ratio, measured.ratio, allowed)
+        return f"{found}; lower bound {_near(claim.lower, measured.lower, allowed)}"
 
     return attempt(ACCURACY, look)
+
+
+def _same_scores(claim: TaskClaim, measured: TaskClaim) -> bool:
+    """Whether the model and its source answered a task as claimed, to the digits of a manifest."""
+    pairs: list[tuple[Scores, Scores]] = [(claim, measured)]
+    if claim.baseline and measured.baseline:
+        pairs.append((claim.baseline, measured.baseline))
+    return all(
+        one.acc is not None and other.acc is not None and isclose(one.acc, other.acc, rel_tol=1e-4)
+        for one, other in pairs
+    )
 
 
 def without_source(name: str) -> Check:

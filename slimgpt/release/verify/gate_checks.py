@@ -30,10 +30,11 @@ def check_gates(manifest: Manifest, model: ModelShape, source: ModelShape | None
         model: shape of the checkpoint.
         source: of the dense model; None leaves gates of size out.
     """
-    if not manifest.gates:
+    if not manifest.gates and "gates" not in manifest.recipe:
         return []
 
     def look() -> str:
+        _require_asked(manifest)
         expected = _again(manifest, model, source)
         for gate in manifest.gates:
             if source is not None or gate.name not in _OF_SIZE:
@@ -42,6 +43,25 @@ def check_gates(manifest: Manifest, model: ModelShape, source: ModelShape | None
         return f"{len(manifest.gates)} recorded, missed: {', '.join(missed) or 'none'}"
 
     return [attempt("gates", look)]
+
+
+def _require_asked(manifest: Manifest) -> None:
+    """The recorded gates are those of the recorded recipe, with its limits.
+
+    Raises:
+        IntegrityError: naming those that differ.
+    """
+    asked = manifest.recipe.get("gates")
+    if asked is None:
+        return
+    if not isinstance(asked, dict):
+        raise IntegrityError("the recipe's gates are no section")
+    wanted = {k: v.get("ratio") if isinstance(v, dict) else v for k, v in asked.items()}
+    wanted = {name: limit for name, limit in wanted.items() if limit is not None}
+    recorded = [(gate.name.partition("[")[0], gate.limit) for gate in manifest.gates]
+    same = all(wanted.get(name) == limit for name, limit in recorded)
+    if not same or {name for name, _ in recorded} != wanted.keys():
+        raise IntegrityError("the gates recorded are not those of the recipe, or not its limits")
 
 
 def _again(
