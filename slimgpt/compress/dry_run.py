@@ -32,6 +32,7 @@ from slimgpt.pipeline_cost import (
 )
 from slimgpt.planning import Plan
 from slimgpt.recover.options import RecoverOptions
+from slimgpt.release.gates import GateResult, evaluate_gates, render, require_all
 from slimgpt.release.recipe.recipe import Recipe
 from slimgpt.release.recipe.sections import Recover
 from slimgpt.resources import human_bytes, resolve_device
@@ -49,6 +50,7 @@ class Outlook:
         costs: a stage each.
         problems: why it can't be done here; none if it can.
         uncounted: training data and tasks of the hub, whose time is not in the estimate.
+        gates: those of size, which the plan decides before anything is measured.
     """
 
     plan: Plan
@@ -56,6 +58,7 @@ class Outlook:
     costs: tuple[StageCost, ...]
     problems: tuple[str, ...]
     uncounted: str
+    gates: tuple[GateResult, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``slimgpt compress --dry-run --json``."""
@@ -75,6 +78,7 @@ class Outlook:
             "costs": [asdict(cost) for cost in self.costs],
             "problems": list(self.problems),
             "uncounted": self.uncounted,
+            "gates": [asdict(gate) for gate in self.gates],
         }
 
     def page(self) -> RenderableType:
@@ -88,6 +92,7 @@ class Outlook:
         verdict = "\n".join(self.problems) or "This machine can carry it; nothing was written."
         if self.uncounted:
             verdict += f"\nThe time is without what is on the hub: {self.uncounted}."
+        verdict += "".join(f"\n{line}" for line in render(self.gates))
         shapes = [("dense", self.plan.source), ("planned", self.plan.target)]
         return Group(
             layer_table(self.plan.target, self.plan),
@@ -101,9 +106,11 @@ class Outlook:
 
         Raises:
             EnvironmentProblem: all that does.
+            GateMissed: the plan itself misses a gate.
         """
         if self.problems:
             raise EnvironmentProblem("; ".join(self.problems))
+        require_all(self.gates)
 
 
 def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Outlook:
@@ -136,7 +143,16 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
     problems = machine_check(costs, out, str(device))
     if not problems:
         _check_calibration(recipe, checkpoint)
-    return Outlook(plan, stored, tuple(costs), tuple(problems), ", ".join(_uncounted(recipe)))
+    uncounted, gates = ", ".join(_uncounted(recipe)), _gates_of_size(recipe, plan, stored)
+    return Outlook(plan, stored, tuple(costs), tuple(problems), uncounted, gates)
+
+
+def _gates_of_size(recipe: Recipe, plan: Plan, stored_bytes: int) -> tuple[GateResult, ...]:
+    if recipe.gates is None:
+        return ()
+    measured = {"perplexity_increase": None, "kl": None, "accuracy": None}
+    of_size = recipe.gates.model_copy(update=measured)
+    return tuple(evaluate_gates(of_size, {}, plan.source, plan.target, stored_bytes))
 
 
 def _uncounted(recipe: Recipe) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -76,7 +77,9 @@ def _sizes(result: CompressResult) -> Table:
     ]
     plan = result.plan
     title = f"{plan.achieved:.2%} of the decoder removed ({plan.ratio:.2%} asked)"
-    table = Table("", plain(result.model), "result", "ratio", title=title)
+    table = Table(
+        "", plain(Path(result.model).name or result.model), "result", "ratio", title=title
+    )
     for name, old, new, shown in rows:
         table.add_row(name, shown(old), shown(new), f"{new / old:.3f}" if old else "")
     return table

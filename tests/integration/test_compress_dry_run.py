@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import ENVIRONMENT, USAGE, Desk
-from tests.integration.test_compress import compress, write_recipe
+from tests.integration.test_compress import GATE, compress, write_recipe
 
 
 def document(desk: Desk, *options: str) -> dict[str, Any]:
@@ -108,3 +108,12 @@ def test_too_little_disk_ends_in_4_as_the_run_itself_does(desk: Desk, small_disk
         assert ended.code == ENVIRONMENT, ended
         assert f"of disk at {small_disk}" in ended.stderr
     assert not desk.out.exists()
+
+
+def test_a_plan_that_misses_a_gate_of_size_is_told_before_anything_is_pruned(desk: Desk) -> None:
+    write_recipe(desk, recover=None, gates={"weight_bytes": 0.5, "kl": 0.0})
+    ended = desk.run(compress(desk, "--dry-run"))
+    assert ended.code == GATE
+    assert "1 of 1 gates missed: weight_bytes" in ended.stderr
+    assert "MISSED weight_bytes" in " ".join(ended.stdout.split())
+    assert desk.run(compress(desk, "--dry-run", "--set", "gates.weight_bytes=1.0")).code == 0
