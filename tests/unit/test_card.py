@@ -176,7 +176,7 @@ def test_a_full_card_has_every_table(plan: Plan) -> None:
         "| boolq | acc | 0.75 | 0.71 | 0.008 | 3270 | 0 |",
         "| boolq | acc_norm | 0.76 | 0.72 | 0.0079 | 3270 | 0 |",
         "- as lm-eval's boolq (lm_eval 0.4.13, seed 0)",
-        "Their ratio is 0.94667 (95% interval 0.927 to 0.966), from 3,270 questions.",
+        "Their ratio is 0.94667 (at least 0.93 with 95% confidence; two-sided, 0.927 to 0.966)",
         "| weight_bytes | 0.82 | 0.85 | 0.03 | fraction | passed |",
         "| tensor parallel | 2 |",
         "of 352 |",
@@ -196,8 +196,8 @@ def test_results_of_the_metadata_are_those_of_the_manifest(plan: Plan, tmp_path:
     assert stated == results(quality)
     assert stated == {
         ("test.txt", "perplexity (paper protocol, windows of 128 tokens)", 15.5),
-        ("boolq", "acc (0-shot)", 0.71),
-        ("boolq", "acc_norm (0-shot)", 0.72),
+        ("boolq", "acc (0-shot, 3270 questions of boolq.test.jsonl)", 0.71),
+        ("boolq", "acc_norm (0-shot, 3270 questions of boolq.test.jsonl)", 0.72),
         ("longbench", "qa_f1", 21.5),
     }
     (index,) = head(full(plan))["model-index"]

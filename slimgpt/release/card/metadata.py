@@ -106,11 +106,23 @@ def _results(quality: Mapping[str, Any]) -> Iterator[EvalResult]:
         name = plain(text["text"])
         yield from _result(name, "perplexity", f"perplexity ({protocol})", text["perplexity"])
     for name, task in (quality.get("tasks") or {}).items():
-        shots = f" ({task['num_fewshot']}-shot)" if task.get("num_fewshot") is not None else ""
+        how = _how(task)
         for metric in ("acc", "acc_norm"):
-            yield from _result(plain(name), "accuracy", metric + shots, task.get(metric))
+            yield from _result(plain(name), "accuracy", metric + how, task.get(metric))
         for metric, measured in (task.get("metrics") or {}).items():
             yield from _result(plain(name), plain(metric), plain(metric), measured.get("value"))
+
+
+def _how(task: Mapping[str, Any]) -> str:
+    """What keeps a number from being set beside others of the task's name."""
+    parts = []
+    if task.get("num_fewshot") is not None:
+        parts.append(f"{task['num_fewshot']}-shot")
+    if task.get("file"):
+        parts.append(f"{task.get('n')} questions of {plain(str(task['file']))}")
+    elif task.get("limit"):
+        parts.append(f"the first {task['limit']} questions")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _result(dataset: str, kind: str, metric: str, value: float | None) -> Iterator[EvalResult]:

@@ -82,7 +82,10 @@ def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
     if not accuracy or accuracy.get("ratio") is None:
         return ""
     low, high = map(_number, accuracy.get("interval") or (None, None))
-    interval = f" ({accuracy['confidence']:.0%} interval {low} to {high})" if low else ""
+    sure, least = f"{accuracy['confidence']:.0%}", _number(accuracy.get("lower"))
+    interval = ""
+    if low:
+        interval = f" (at least {least} with {sure} confidence; two-sided, {low} to {high})"
     return (
         f"\nMean {inline(accuracy['metric'])} over {accuracy['tasks']} tasks: "
         f"{_number(accuracy['mean'])}, of the dense model {_number(accuracy['baseline_mean'])}. "
