@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from slimgpt.commands.console import LARGEST_SEED, Console, common, device_options
+from slimgpt.commands.console import LARGEST_SEED, Console, common, device_options, resume_option
 
 
 @click.command()
@@ -31,11 +31,7 @@ from slimgpt.commands.console import LARGEST_SEED, Console, common, device_optio
     type=click.Path(path_type=Path),
     help="Folder for report.json, junit.xml and summary.txt.  [default: OUT.report]",
 )
-@click.option(
-    "--resume/--fresh",
-    default=True,
-    help="Go on where a killed job stopped, or throw its work away.  [default: resume]",
-)
+@resume_option
 @click.option(
     "--seed",
     type=click.IntRange(0, LARGEST_SEED),

@@ -154,6 +154,15 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def resume_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--resume/--fresh`` of every verb that keeps its work where it was killed."""
+    return click.option(
+        "--resume/--fresh",
+        default=True,
+        help="Go on where a killed run stopped, or throw its work away.  [default: resume]",
+    )(command)
+
+
 def seed_option(command: Callable[..., None]) -> Callable[..., None]:
     """``--seed``, the same everywhere."""
     return click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from slimgpt.commands.console import Console, common, device_options, seed_option
+from slimgpt.commands.console import Console, common, device_options, resume_option, seed_option
 from slimgpt.commands.pruning import prune_options, pruning_options, window_options
 from slimgpt.resources import human_bytes
 
@@ -30,11 +30,7 @@ CALIBRATION_HELP = (
     show_default=True,
     help="Where the hidden states of the calibration windows are kept.",
 )
-@click.option(
-    "--resume/--fresh",
-    default=True,
-    help="Go on where a killed run stopped, or throw its work away.  [default: resume]",
-)
+@resume_option
 @seed_option
 @device_options
 @common

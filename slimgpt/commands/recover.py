@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from slimgpt.commands.console import Console, common, device_options, seed_option
+from slimgpt.commands.console import Console, common, device_options, resume_option, seed_option
 from slimgpt.recover.options import PROMPTS, SCHEDULES, RecoverOptions
 
 _DEFAULT = RecoverOptions()
@@ -74,11 +74,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Of the learning rate after the warm-up.",
 )
 @click.option("--gradient-checkpointing", is_flag=True, help="Half the memory, a third more time.")
-@click.option(
-    "--resume/--fresh",
-    default=True,
-    help="Go on where a killed run stopped, or throw its work away.  [default: resume]",
-)
+@resume_option
 @seed_option
 @device_options
 @common

@@ -21,7 +21,7 @@ from slimgpt.destination import exists
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.progress import stage
 from slimgpt.release.card.card import CardFacts, write_card
-from slimgpt.release.manifest import read_manifest, seal
+from slimgpt.release.manifest import read_manifest, rounded, seal
 from slimgpt.release.recipe.recipe import Recipe
 
 _STAGE = "release"
@@ -135,12 +135,3 @@ def released_manifest(candidate: Path, recipe: Recipe, verdict: Verdict) -> dict
     if recipe.gates:
         manifest["gates"] = [rounded(asdict(gate)) for gate in verdict.gates]
     return manifest
-
-
-def rounded(value: Any) -> Any:
-    """Floats to five digits: further ones depend on the number of threads."""
-    if isinstance(value, Mapping):
-        return {key: rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(entry) for entry in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value

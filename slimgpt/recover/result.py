@@ -9,6 +9,7 @@ from typing import Any
 
 from slimgpt.recover.merge import MergeCheck
 from slimgpt.recover.training import Trained
+from slimgpt.release.manifest import rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,13 @@ class RecoverResult:
 
 def quality(trained: Trained, merged_loss: float, check: MergeCheck) -> dict[str, Any]:
     """The ``quality.recovery`` entry of the manifest."""
-    loss = {"before": _rounded(trained.before), "after": _rounded(merged_loss)}
-    merged = asdict(check)
-    return {
-        "held_out_loss": {**loss, "unit": "nats/token"},
-        "best_step": trained.best_step,
-        "steps": trained.steps,
-        "merged": {k: _rounded(v) if isinstance(v, float) else v for k, v in merged.items()},
-    }
-
-
-def _rounded(value: float) -> float:
-    """To five digits: further ones depend on the number of threads."""
-    return float(f"{value:.5g}")
+    loss = {"before": trained.before, "after": merged_loss, "unit": "nats/token"}
+    measured: dict[str, Any] = rounded(
+        {
+            "held_out_loss": loss,
+            "best_step": trained.best_step,
+            "steps": trained.steps,
+            "merged": asdict(check),
+        }
+    )
+    return measured

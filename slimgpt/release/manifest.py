@@ -44,6 +44,15 @@ def environment(device: str) -> dict[str, str]:
     }
 
 
+def rounded(value: Any) -> Any:
+    """Floats to five digits: further ones depend on the number of threads."""
+    if isinstance(value, Mapping):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def describe(
     *,
     source: Mapping[str, str],
