@@ -21,8 +21,7 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers.models.auto import tokenization_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.configuration_llama import LlamaConfig
@@ -32,6 +31,8 @@ from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+
+from slimgpt.tokenizer_class import choose_as_stock
 
 
 class _PerLayerWidths:
@@ -323,22 +324,7 @@ def _register() -> None:
         AutoConfig.register(model_type, a.config, exist_ok=True)
         AutoModel.register(a.config, a.model, exist_ok=True)
         AutoModelForCausalLM.register(a.config, a.causal_lm, exist_ok=True)
-        _register_tokenizer(model_type, a.config)
-
-
-def _register_tokenizer(model_type: str, config_class: type[Any]) -> None:
-    """Lets AutoTokenizer choose as for the stock model type.
-
-    It goes by model type, and overrules the tokenizer_config.json of a Qwen2 that names another
-    class: without this, a pruned model would be given other tokens than its source.
-    """
-    stock = model_type.removeprefix("slimgpt_")
-    known: Any = tokenization_auto.TOKENIZER_MAPPING.get(CONFIG_MAPPING[stock], None)
-    if known is not None:
-        tokenization_auto.TOKENIZER_MAPPING_NAMES[model_type] = known.__name__
-        tokenization_auto.TOKENIZER_MAPPING.register(config_class, known, exist_ok=True)
-    if stock in tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS:
-        tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add(model_type)
+        choose_as_stock(model_type, a.config)
 
 
 _register()
