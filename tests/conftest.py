@@ -1,6 +1,5 @@
 """What every test relies on: threads, checked shapes, reference data, what a marker needs."""
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -30,19 +29,13 @@ def shared() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this machine cannot run."""
-    reasons = {"gpu": _gpu_is_missing, "serving": _vllm_is_missing}
-    for marker, missing in reasons.items():
-        marked = [item for item in items if item.get_closest_marker(marker)]
-        if marked and (reason := missing()):
-            for item in marked:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (reason := _gpu_is_missing()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _gpu_is_missing() -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else "needs a CUDA device; torch sees none"
-
-
-def _vllm_is_missing() -> str | None:
-    return None if importlib.util.find_spec("vllm") else "needs vLLM, which is not installed"

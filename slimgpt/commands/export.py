@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from pathlib import Path
 
 import click
@@ -10,8 +12,41 @@ from rich.text import Text
 from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.errors import UsageError
 
+FORMATS = {
+    "stock": "slimgpt.commands.export_stock:stock",
+    "quantized": "slimgpt.commands.export_quantized:quantized",
+}
+SUMMARIES = {
+    "bom": "A bill of materials: CycloneDX 1.6 JSON (ML-BOM).",
+    "stock": "Weights and config that transformers and vLLM load without slimgpt.",
+    "quantized": "Fewer bits a weight.",
+}
 
-@click.group()
+
+class Formats(click.Group):
+    """Commands that are imported when they are called; one that is not installed is not shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        there = [name for name, where in FORMATS.items() if _installed(where)]
+        return [*super().list_commands(ctx), *there]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in FORMATS or not _installed(FORMATS[cmd_name]):
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = FORMATS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in self.list_commands(ctx)])
+
+
+def _installed(where: str) -> bool:
+    return importlib.util.find_spec(where.partition(":")[0]) is not None
+
+
+@click.group(cls=Formats)
 def export() -> None:
     """Write a checkpoint in another form."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slimgpt.families.base import Config, Family, flag, whole
+from slimgpt.shape import ModelShape
 
 
 class _Qwen(Family):
@@ -29,6 +30,16 @@ class Qwen2(_Qwen):
 
     def traits(self, config: Config) -> dict[str, bool]:
         return {"qkv_bias": True}
+
+    def stock_config(self, config: Config, shape: ModelShape) -> Config:
+        """Qwen2 where its heads fill the hidden size; else the per-layer class stays.
+
+        vLLM's Qwen2 takes hidden_size // num_attention_heads for the width of a head, whatever
+        head_dim says. `slimgpt export stock` makes a Llama with biases of it.
+        """
+        if shape.layers[0].query_heads * shape.head_dim != shape.hidden_size:
+            return config
+        return super().stock_config(config, shape)
 
 
 class Qwen3(_Qwen):

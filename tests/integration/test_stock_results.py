@@ -34,8 +34,8 @@ STOCK = [
     ("baichuan", 0.5, "llama"),
     ("mistral", 0.25, "mistral"),
     ("mistral-window", 0.25, "mistral"),
-    ("qwen2", 0.25, "qwen2"),
-    ("qwen2-windows", 0.25, "qwen2"),
+    ("qwen2", 0.1, "qwen2"),
+    ("qwen2-windows", 0.1, "qwen2"),
     ("qwen3", 0.25, "qwen3"),
     ("qwen3-windows", 0.25, "qwen3"),
 ]
@@ -99,6 +99,16 @@ def test_biases_with_a_head_count_that_llama_refuses_stay_in_our_class(tiny: Tin
     out = uniform(tiny, "llama-biases", 0.25)
     config = json.loads((out / "config.json").read_text())
     assert config["model_type"] == "slimgpt_llama"
+    assert Checkpoint(out).shape.is_uniform
+    assert_same(logits(load(out), TEXT), logits(masked(dense.reference, out), TEXT))
+
+
+def test_a_qwen2_whose_heads_do_not_fill_the_hidden_size_stays_in_our_class(tiny: Tiny) -> None:
+    """vLLM's Qwen2 would take hidden_size // heads for the width of a head."""
+    dense = tiny.dense("qwen2")
+    out = uniform(tiny, "qwen2", 0.25)
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "slimgpt_qwen2"
     assert Checkpoint(out).shape.is_uniform
     assert_same(logits(load(out), TEXT), logits(masked(dense.reference, out), TEXT))
 
