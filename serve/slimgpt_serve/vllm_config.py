@@ -71,11 +71,10 @@ class ServedMistralConfig(_ListedWidths, MistralConfig):
 
 @strict
 class ServedQwen2Config(_ListedWidths, Qwen2Config):
-    """A pruned Qwen2: to vLLM a Llama with biases on q, k and v."""
+    """A pruned Qwen2."""
 
     model_type = "slimgpt_qwen2"
     slimgpt_family = Qwen2()
-    qkv_bias: bool = True
 
 
 @strict
@@ -104,6 +103,8 @@ def layer_shapes(config: Any) -> list[LayerShape]:
 def of_layer(config: Any, index: int) -> Any:
     """The config of one layer: a stock one at that layer's widths, 0 where a part is absent."""
     layer, widths = copy(config), layer_shapes(config)[index]
+    if config.model_type in ("qwen2", "slimgpt_qwen2"):
+        layer.qkv_bias = True  # what vLLM's Llama calls biases of q, k and v and none after
     for name, width in zip(_WIDTHS, (widths.query_heads, widths.kv_heads, widths.ffn), strict=True):
         setattr(layer, name, width)
     return layer

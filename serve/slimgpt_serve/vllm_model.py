@@ -19,8 +19,8 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.platforms import current_platform
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
+from slimgpt_serve.head_sizes import kernel_head_dim
 from slimgpt_serve.parallel import require_divisible
 from slimgpt_serve.vllm_config import layer_shapes, of_layer
 
@@ -28,13 +28,16 @@ from slimgpt_serve.vllm_config import layer_shapes, of_layer
 class SlimAttention(LlamaAttention):  # type: ignore[misc]
     """Llama's attention, with q and k normalised per head where the family does so (Qwen3)."""
 
+    attn: Attention
+
     def __init__(self, config: Any, *, prefix: str, **options: Any) -> None:
         super().__init__(config=config, prefix=prefix, **options)
         self.qk_norm = config.model_type in ("qwen3", "slimgpt_qwen3")
         if self.qk_norm:
             self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
             self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps)
-        self.padding = kernel_head_dim(self.head_dim) - self.head_dim
+        platform = "cpu" if current_platform.is_cpu() else "cuda"
+        self.padding = kernel_head_dim(self.head_dim, platform) - self.head_dim
         if self.padding:
             self._widen(prefix, options["cache_config"], options["quant_config"])
 
@@ -76,17 +79,6 @@ class SlimAttention(LlamaAttention):  # type: ignore[misc]
 
     def _pad(self, heads: torch.Tensor) -> torch.Tensor:
         return F.pad(heads, (0, self.padding))
-
-
-def kernel_head_dim(head_dim: int) -> int:
-    """The narrowest head that vLLM's attention on this device takes, at least ``head_dim``.
-
-    Its CPU kernels have a list; on GPUs vLLM itself chooses a kernel that takes the head.
-    """
-    if not current_platform.is_cpu():
-        return head_dim
-    taken = CPUAttentionBackend.get_supported_head_sizes()
-    return min((size for size in taken if size >= head_dim), default=head_dim)
 
 
 class NoAttention(nn.Module):

@@ -75,8 +75,12 @@ class ConfigOnly:
         return value if isinstance(value, int) else None
 
 
-def read_config(directory: Path) -> ConfigOnly:
+def read_config(directory: Path, *, quantized: bool = False) -> ConfigOnly:
     """Reads and checks config.json; no weights, no torch.
+
+    Args:
+        directory: of the checkpoint.
+        quantized: take one with quantised weights too, to describe it.
 
     Raises:
         IntegrityError: it is damaged or contradicts itself.
@@ -85,7 +89,7 @@ def read_config(directory: Path) -> ConfigOnly:
     raw = read_json(inside(directory, directory / "config.json"))
     _check_values(raw)
     try:
-        family = family_of(raw)
+        family = family_of(raw, quantized=quantized)
         config = family.canonical(raw)
         shape = family.shape(config)
     except (TypeError, AttributeError, KeyError, IndexError) as reason:
@@ -134,7 +138,7 @@ class Checkpoint:
             UsageError: the architecture or the number format is not supported.
         """
         self.meta = read_config(directory)
-        self._where, headers = _headers(directory)
+        self._where, headers = read_headers(directory)
         self.files = sorted(set(self._where.values()))
         self._check(headers)
         dtypes = {dtype for _, dtype in headers.values()}
@@ -225,7 +229,7 @@ class Checkpoint:
                 )
 
 
-def _headers(
+def read_headers(
     directory: Path,
 ) -> tuple[dict[str, Path], dict[str, tuple[tuple[int, ...], str]]]:
     """Where every tensor is, and its shape and stored dtype, from the files' headers."""

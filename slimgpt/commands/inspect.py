@@ -9,10 +9,12 @@ from rich.console import Group
 from rich.text import Text
 
 from slimgpt.checkpoint.locate import locate
+from slimgpt.checkpoint.quantized import Quantized, is_quantized, read_quantized
 from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
 from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.errors import IntegrityError
+from slimgpt.resources import human_bytes
 
 
 @click.command()
@@ -23,7 +25,9 @@ def inspect(console: Console, model: str) -> None:
     """Show the shapes of MODEL, and how it was made if slimgpt made it."""
     from slimgpt.release.manifest import read_manifest
 
-    checkpoint = Checkpoint(locate(model))
+    directory = locate(model)
+    quantized = read_quantized(directory) if is_quantized(directory) else None
+    checkpoint = quantized or Checkpoint(directory)
     meta = checkpoint.meta
     manifest = read_manifest(meta.directory)
     described = {k: v for k, v in (manifest or {}).items() if k not in ("files", "shape")}
@@ -33,12 +37,18 @@ def inspect(console: Console, model: str) -> None:
         "dtype": meta.dtype,
         "uniform": meta.shape.is_uniform,
         **shape_document(meta.shape, meta.bytes_per_value),
+        "quantization": quantized.to_json() if quantized else None,
         "weight_files": [str(p.relative_to(meta.directory)) for p in checkpoint.files],
         "manifest": described or None,
     }
     lines = [
         f"{model}: {document['model_type']}, {meta.dtype}, weight files: {len(checkpoint.files)}"
     ]
+    column = "this model"
+    if quantized:
+        column = f"as {meta.dtype}"
+        document["totals"]["weight_bytes"] = quantized.weight_bytes
+        lines.append(_packed(quantized))
     if manifest:
         try:
             lines += _provenance(manifest)
@@ -48,9 +58,18 @@ def inspect(console: Console, model: str) -> None:
             ) from None
     tables = (
         layer_table(meta.shape),
-        totals_table([("this model", meta.shape)], meta.bytes_per_value),
+        totals_table([(column, meta.shape)], meta.bytes_per_value),
     )
     console.result(document, Group(*tables, Text("\n".join(lines))))
+
+
+def _packed(quantized: Quantized) -> str:
+    """What the table of totals leaves out: it has the model as it was before."""
+    activations = quantized.activations or "not quantised"
+    return (
+        f"quantised ({quantized.method}): weights {quantized.weights}, activations {activations}; "
+        f"{human_bytes(quantized.weight_bytes)} on disk"
+    )
 
 
 def _provenance(manifest: dict[str, Any]) -> list[str]:

@@ -13,8 +13,12 @@ FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), Baichuan()
 __all__ = ["FAMILIES", "Config", "Family", "WeightSource", "family_of"]
 
 
-def family_of(config: Config) -> Family:
+def family_of(config: Config, *, quantized: bool = False) -> Family:
     """The adapter of a config.json, stock or pruned.
+
+    Args:
+        config: as the file has it.
+        quantized: take quantised weights too, of which only the shape is wanted.
 
     Raises:
         UsageError: another architecture, or weights that are quantised already.
@@ -27,7 +31,7 @@ def family_of(config: Config) -> Family:
         known = (family.architecture, family.pruned_architecture, *family.aliases)
         if config.get("architectures") and named[0] not in known:
             break
-        if config.get("quantization_config"):
+        if config.get("quantization_config") and not quantized:
             raise refuse(f"{named[0]} with quantization_config: prune first, quantise after")
         return family
     raise refuse(f"unsupported architecture {named[0]} (model_type {model_type!r})")

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimgpt.cli import run
+from slimgpt.demo import CALIBRATION, MODEL
 from slimgpt.loading import load_model
 
 SCRIPT = Path(__file__).with_name("offline_engine.py")
@@ -150,3 +152,9 @@ def kv_tokens(kv_heads: int, head_dim: int, block: int) -> int:
     """Tokens that the shape arithmetic gives one GiB: whole blocks of float32 keys and values."""
     token_bytes = 2 * 4 * kv_heads * max(head_dim, KERNEL_HEAD)
     return KV_SPACE_BYTES // (token_bytes * block) * block
+
+
+def prune_embedded(out: Path, ratio: str, *options: str) -> None:
+    """The embedded model, pruned as a user would."""
+    few = ("--calibration", str(CALIBRATION), "--samples", "16", "--sequence-length", "64")
+    assert run(["prune", str(MODEL), str(out), "--ratio", ratio, *few, *options, "-q"]) == 0
