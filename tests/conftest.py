@@ -35,6 +35,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests measured (`record_property("measured", ...)`), one line each."""
+    reports = terminalreporter.stats.get("passed", [])
+    told = [
+        f"{report.nodeid.removeprefix('tests/')}: {value}"
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "measured" and report.when == "call"
+    ]
+    if told:
+        terminalreporter.section("measured")
+        for line in sorted(told):
+            terminalreporter.write_line(line)
+
+
 def _gpu_is_missing() -> str | None:
     import torch
 

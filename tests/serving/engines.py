@@ -132,20 +132,57 @@ def log_probabilities(model: Path, ids: Sequence[int]) -> Tensor:
     return loaded(torch.tensor([list(ids)]), use_cache=False).logits[0].log_softmax(-1)  # type: ignore[no-any-return]
 
 
-def assert_agrees(answers: Sequence[dict[str, Any]], question: Question, reference: Path) -> None:
-    """Every token is transformers' greedy choice, and every log-probability is transformers'."""
-    assert len(answers) == len(question.prompts)
-    for prompt, answer in zip(question.prompts, answers, strict=True):
+@dataclass(frozen=True)
+class Agreement:
+    """How far one engine's answers are from transformers'.
+
+    Attributes:
+        tokens: generated.
+        greedy: of them, transformers' own choice, or as likely to within CLOSE.
+        largest: difference of a log-probability, prompts included.
+        mean: the same, on average.
+    """
+
+    tokens: int
+    greedy: int
+    largest: float
+    mean: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.greedy}/{self.tokens} greedy tokens, log-probabilities differ by at most "
+            f"{self.largest:.1e}, {self.mean:.1e} on average"
+        )
+
+
+def agreement(
+    answers: Sequence[dict[str, Any]], prompts: Sequence[Sequence[int]], reference: Path
+) -> Agreement:
+    """Sets an engine's answers beside transformers' on the same tokens."""
+    assert len(answers) == len(prompts)
+    greedy, differences = [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
         new = answer["ids"]
-        assert len(new) == question.max_tokens
         expected = log_probabilities(reference, [*prompt, *new])[:-1]
         chosen = expected[len(prompt) - 1 :]
         best, given = chosen.max(-1).values, chosen.gather(1, torch.tensor(new)[:, None])[:, 0]
-        assert (best - given).max() <= CLOSE, "not the greedy token"
+        greedy.append(best - given <= CLOSE)
         said = torch.tensor([*answer["prompt_logprobs"], *answer["logprobs"]])
         following = torch.tensor([*prompt, *new])[1:, None]
-        own = expected.gather(1, following)[-len(said) :, 0]
-        assert (own - said).abs().max() <= CLOSE
+        differences.append((expected.gather(1, following)[-len(said) :, 0] - said).abs())
+    tokens, off = torch.cat(greedy), torch.cat(differences)
+    return Agreement(len(tokens), int(tokens.sum()), float(off.max()), float(off.mean()))
+
+
+def assert_agrees(
+    answers: Sequence[dict[str, Any]], question: Question, reference: Path
+) -> Agreement:
+    """Every token is transformers' greedy choice, and every log-probability is transformers'."""
+    found = agreement(answers, question.prompts, reference)
+    assert found.tokens == question.max_tokens * len(question.prompts)
+    assert found.greedy == found.tokens
+    assert found.largest <= CLOSE
+    return found
 
 
 def kv_tokens(kv_heads: int, head_dim: int, block: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,12 @@ def question(model: Path, **options: Any) -> Question:
 
 
 @pytest.mark.parametrize("name", [*CASES, *(f"stock-{name}" for name in STOCK)])
-def test_vllm_says_what_transformers_says(name: str, said: dict[str, Any]) -> None:
-    model = Path(said["models"][name])
-    assert_agrees(said["answers"][name]["answers"], question(model), model)
+def test_vllm_says_what_transformers_says(
+    name: str, said: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
+    model, answer = Path(said["models"][name]), said["answers"][name]
+    found = assert_agrees(answer["answers"], question(model), model)
+    record_property("measured", f"{found}; engine ready in {answer['start_s']:.1f} s")
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if not re.search(r"qwen\d-windows", n)])

@@ -1,5 +1,6 @@
 """Per-layer widths over two processes: tensor parallel, pipeline parallel, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,25 @@ def asked_once(engines: Engines, name: str, model: Path, **options: Any) -> dict
     return dict(engines.once(name, make))
 
 
-def test_tensor_parallel_says_what_transformers_says(engines: Engines, tmp_path: Path) -> None:
+def test_tensor_parallel_says_what_transformers_says(
+    engines: Engines, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     prune_embedded(tmp_path / "out", "0.4", "--tensor-parallel", "2")
     said = asked_once(engines, "tensor", tmp_path / "out", tensor_parallel_size=2, **EAGER)
-    assert_agrees(said["answers"], Question(tmp_path / "out", PROMPTS, {}), tmp_path / "out")
+    asked = Question(tmp_path / "out", PROMPTS, {})
+    found = assert_agrees(said["answers"], asked, tmp_path / "out")
+    record_property("measured", f"{found}; engine ready in {said['start_s']:.1f} s")
 
 
-def test_pipeline_parallel_says_what_transformers_says(engines: Engines, tiny: Tiny) -> None:
+def test_pipeline_parallel_says_what_transformers_says(
+    engines: Engines, tiny: Tiny, record_property: Callable[[str, object], None]
+) -> None:
     # The first stage has one attention and one FFN in its two layers; the second one of each too.
     model = tiny.pruned(tiny.dense("llama-tied").path, layers=tuple(LayerShape(*x) for x in HOLES))
     options = {"pipeline_parallel_size": 2, "skip_tokenizer_init": True, **COMPILED}
     said = asked_once(engines, "pipeline", model, **options)
-    assert_agrees(said["answers"], Question(model, PROMPTS, {}), model)
+    found = assert_agrees(said["answers"], Question(model, PROMPTS, {}), model)
+    record_property("measured", f"{found}; engine ready in {said['start_s']:.1f} s")
 
 
 def test_a_degree_that_divides_no_layer_is_refused_in_one_line(
