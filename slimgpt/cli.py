@@ -20,6 +20,8 @@ VERBS = {
     "recipe": "slimgpt.commands.recipe:recipe",
     "verify": "slimgpt.commands.verify:verify",
     "export": "slimgpt.commands.export:export",
+    "serve": "slimgpt.commands.serve:serve",
+    "bench": "slimgpt.commands.bench:bench",
     "inspect": "slimgpt.commands.inspect:inspect",
     "generate": "slimgpt.commands.generate:generate",
     "demo": "slimgpt.commands.demo:demo",
@@ -32,7 +34,9 @@ SUMMARIES = {
     "compress": "The whole pipeline, as a recipe says: prune, recover, evaluate, gate, release.",
     "recipe": "Write a commented recipe, or check one.",
     "verify": "Is a checkpoint intact, and is what it claims true.",
-    "export": "Forms for other tools: a bill of materials.",
+    "export": "Forms for other tools: stock layout, quantised weights, a bill of materials.",
+    "serve": "An OpenAI-compatible server of a checkpoint, with vLLM.",
+    "bench": "Measure models as they are served: speculative decoding with a pruned draft.",
     "inspect": "What a checkpoint holds and how it was made.",
     "generate": "One completion, for the eye.",
     "demo": "The main job on the embedded model, offline.",
@@ -73,7 +77,8 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; expected errors become one line."""
     try:
-        cli.main(args=arguments, prog_name="slimgpt", standalone_mode=False)
+        # What a command raises as click's Exit comes back as its code; commands return nothing.
+        code = cli.main(args=arguments, prog_name="slimgpt", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except SystemExit:  # click's answer to a reader of our output that went away
@@ -103,7 +108,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "use --device cpu",
             EnvironmentProblem.exit_code,
         )
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -38,13 +38,3 @@ def test_the_plugin_brings_nothing_heavy_along(vllm_python: Path) -> None:
     )
     assert "slimgpt_serve" in brought
     assert not {"peft", "onnx", "onnxruntime", "click", "rich", "datasets"} & set(brought)
-
-
-def test_the_cpu_head_sizes_are_those_of_this_vllm(vllm_python: Path) -> None:
-    same = in_vllm(
-        vllm_python,
-        "import json; from slimgpt_serve.head_sizes import CPU_HEAD_SIZES as ours;"
-        "from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend as backend;"
-        "print(json.dumps([list(ours), backend.get_supported_head_sizes()]))",
-    )
-    assert same[0] == same[1]

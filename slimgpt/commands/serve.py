@@ -1,0 +1,154 @@
+"""``slimgpt serve``: an OpenAI-compatible server of a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from slimgpt.commands.console import Console, common, seed_option
+from slimgpt.errors import UsageError
+
+_INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("model")
+@click.argument("vllm_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM FLAGS...]")
+@click.option(
+    "--engine", type=click.Choice(["vllm"]), default="vllm", show_default=True, help="What serves."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; one that others reach needs a key.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes any that is free.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Holds the key that clients must bring; VLLM_API_KEY does too.",
+)
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Devices to split every layer over.",
+)
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(min=1),
+    help="Tokens of prompt and answer together.  [default: the model's context, or what fits]",
+)
+@click.option(
+    "--gpu-memory-utilization",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Share of each GPU's memory to take.",
+)
+@click.option("--draft", help="A smaller MODEL that drafts tokens (speculative decoding).")
+@click.option(
+    "--draft-tokens",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Tokens to draft at a time.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and count, and start nothing.")
+@seed_option
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What to compute in; auto is the stored type.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:1.",
+)
+@common
+def serve(
+    console: Console, model: str, draft: str | None, dry_run: bool, engine: str, **options: Any
+) -> None:
+    """Serve MODEL over HTTP, as OpenAI's API: completions, chat, metrics.
+
+    What can be known is checked first: the files, the devices, the memory, the port. SIGTERM and
+    Ctrl-C let requests under way end; a second one does not. Flags of vLLM stand after --.
+    """
+    from slimgpt.checkpoint.locate import locate
+
+    module: Any = importlib.import_module("slimgpt_serve.session")
+    quiet = bool(click.get_current_context().params["quiet"])
+    asked = module.Asked(
+        model=(model, locate(model)),
+        draft=(draft, _locate_draft(draft)) if draft else None,
+        environ=os.environ,
+        quiet=quiet,
+        dry_run=dry_run,
+        **options,
+    )
+    session = module.prepare(asked)
+    if dry_run:
+        console.result(session.to_json(), Text(session.found.table()))
+        return
+    _run(console, session, quiet=quiet)
+
+
+def _locate_draft(draft: str) -> Path:
+    from slimgpt.checkpoint.locate import locate
+
+    try:
+        return locate(draft)
+    except UsageError as reason:
+        raise UsageError(f"--draft: {reason}") from None
+
+
+def _run(console: Console, session: Any, *, quiet: bool) -> None:
+    module: Any = importlib.import_module("slimgpt_serve.watch")
+    console.message(session.found.table())
+    if session.access.made and session.access.key:
+        # Not a message: those go to --log-file too.
+        click.echo(f"the API key, shown this once: {session.access.key}", err=True)
+    server = session.server(None if quiet else _echo)
+
+    def ready(process: Any, seconds: float) -> None:
+        tokens = module.kv_tokens(process.lines)
+        console.message(
+            f"serving {session.model.name} at {session.address.url} (ready after {seconds:.0f} s, "
+            f"{session.found.kv_tokens if tokens is None else tokens:,} KV tokens)"
+        )
+        if console.as_json:
+            done = {
+                "url": session.address.url,
+                **session.to_json(),
+                "pid": os.getpid(),
+                "seconds": seconds,
+                "kv_tokens": tokens,
+            }
+            console.result(done, "")
+            sys.stdout.flush()
+
+    number = module.watch(server, session.address, session.drain_s, ready, console.message)
+    raise click.exceptions.Exit(_INTERRUPTED if number == signal.SIGINT else 0)
+
+
+def _echo(line: str) -> None:
+    click.echo(line, err=True, nl=False)
