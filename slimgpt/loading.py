@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slimgpt.checkpoint.quantized import is_quantized, read_quantized
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
 from slimgpt.errors import IntegrityError, SlimGPTError, UsageError
 from slimgpt.resources import resolve_device
+from slimgpt.unpacking import load_unpacked, require_unpackable
 
 
 def require_loadable(meta: ConfigOnly) -> None:
@@ -60,13 +62,14 @@ def load_model(
     """A causal LM in evaluation mode, and what its config says.
 
     Args:
-        directory: a dense or pruned checkpoint.
+        directory: a dense, pruned or quantised checkpoint.
         device: ``auto``, ``cpu`` or ``cuda[:i]``.
         dtype: ``auto`` is float32 on a CPU and the stored type on a GPU.
 
     Raises:
         SlimGPTError: as :class:`~slimgpt.checkpoint.reader.Checkpoint`.
         UsageError: transformers can't load the family without running its code.
+        EnvironmentProblem: the weights are quantised, and the package that unpacks them is missing.
         IntegrityError: a weight is NaN or infinite.
     """
     import torch
@@ -75,17 +78,29 @@ def load_model(
 
     import slimgpt  # noqa: F401 - registers the pruned architectures
 
-    meta = Checkpoint(directory).meta
+    meta = _checked(directory)
     target = resolve_device(device)
     require_loadable(meta)
     if dtype == "auto":
         dtype = "float32" if target.type == "cpu" else meta.dtype
     require_stock_code(meta)
     disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
-    )
+    if is_quantized(directory):
+        model: Any = load_unpacked(directory, getattr(torch, dtype))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+        )
     damaged = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if damaged:
         raise IntegrityError(f"{directory}: {damaged} holds NaN or infinite values in {dtype}")
     return model.to(target).eval(), meta
+
+
+def _checked(directory: Path) -> ConfigOnly:
+    """What the config says, once the headers of the weight files agree with it."""
+    if not is_quantized(directory):
+        return Checkpoint(directory).meta
+    quantized = read_quantized(directory)
+    require_unpackable(quantized)
+    return quantized.meta

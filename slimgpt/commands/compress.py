@@ -57,7 +57,9 @@ def compress(
 
     OUT appears only if every gate of the recipe is met; else the exit code is 1. A killed job
     leaves OUT.partial, and the same command goes on from there. Between two runs the gates may
-    change, and what is evaluated: neither makes the weights anew.
+    change, and what is evaluated: neither makes the weights anew. Exports that are checkpoints of
+    their own are made of OUT; one that fails ends the job with its own code, and the same command
+    makes what is missing.
     """
     from slimgpt.release.recipe.load import load_recipe
 

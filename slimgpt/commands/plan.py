@@ -18,6 +18,11 @@ from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.estimate import estimate
 from slimgpt.resources import human_bytes
 
+_PER_LAYER = (
+    "Loads through slimgpt: import slimgpt for transformers, its plugin for vLLM; slimgpt export "
+    "stock --pad makes a stock model of it."
+)
+
 
 @click.command()
 @click.argument("model")
@@ -47,7 +52,7 @@ def plan(
     summary = (
         f"{planned.achieved:.2%} of the decoder's parameters removed ({planned.ratio:.2%} asked); "
         f"weights and KV cache in {meta.dtype}. "
-        f"{f'Loads as a stock {kind} model.' if stock else 'Loads through slimgpt.'}\n"
+        f"{f'Loads as a stock {kind} model.' if stock else _PER_LAYER}\n"
         f"Estimate for {samples} x {tokens} calibration tokens on this CPU "
         f"({cost.gflops_per_s:.0f} GFLOP/s measured): {cost.seconds:.0f} s, "
         f"{human_bytes(cost.peak_memory_bytes)} of memory."

@@ -50,6 +50,7 @@ class Outlook:
         costs: a stage each.
         problems: why it can't be done here; none if it can.
         uncounted: training data and tasks of the hub, whose time is not in the estimate.
+        exports: directories that will be made of the release, whose time is not either.
         gates: those of size, which the plan decides before anything is measured.
     """
 
@@ -58,6 +59,7 @@ class Outlook:
     costs: tuple[StageCost, ...]
     problems: tuple[str, ...]
     uncounted: str
+    exports: tuple[str, ...]
     gates: tuple[GateResult, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class Outlook:
             "costs": [asdict(cost) for cost in self.costs],
             "problems": list(self.problems),
             "uncounted": self.uncounted,
+            "exports": list(self.exports),
             "gates": [asdict(gate) for gate in self.gates],
         }
 
@@ -92,6 +95,8 @@ class Outlook:
         verdict = "\n".join(self.problems) or "This machine can carry it; nothing was written."
         if self.uncounted:
             verdict += f"\nThe time is without what is on the hub: {self.uncounted}."
+        if self.exports:
+            verdict += f"\nThe time is without the exports to {', '.join(self.exports)}."
         verdict += "".join(f"\n{line}" for line in render(self.gates))
         shapes = [("dense", self.plan.source), ("planned", self.plan.target)]
         return Group(
@@ -144,7 +149,8 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
     if not problems:
         _check_calibration(recipe, checkpoint)
     uncounted, gates = ", ".join(_uncounted(recipe)), _gates_of_size(recipe, plan, stored)
-    return Outlook(plan, stored, tuple(costs), tuple(problems), uncounted, gates)
+    exports = tuple(str(e.out.path) for e in recipe.exports if e.out)
+    return Outlook(plan, stored, tuple(costs), tuple(problems), uncounted, exports, gates)
 
 
 def _gates_of_size(recipe: Recipe, plan: Plan, stored_bytes: int) -> tuple[GateResult, ...]:

@@ -10,6 +10,7 @@ from slimgpt.compress.settings import Settings
 from slimgpt.planning import Plan
 from slimgpt.progress import Part, Progress
 from slimgpt.release.recipe.recipe import Recipe
+from slimgpt.release.recipe.sections import Export
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,16 @@ class Job:
             "evaluate": self.recipe.evaluate,
             "push": self.recipe.push,
         }
-        names = ("source", "prune", "recover", "evaluate", "release", "push")
+        exports = (export_stage(export) for export in self.recipe.exports if export.out)
+        names = ("source", "prune", "recover", "evaluate", "release", *exports, "push")
         return tuple(name for name in names if optional.get(name, True))
 
     def part(self, stage: str) -> Progress:
         """What a stage tells its progress."""
         return Part(self.progress, stage, self.stages.index(stage) + 1, len(self.stages))
+
+
+def export_stage(export: Export) -> str:
+    """Name of the stage that makes an export with a directory of its own."""
+    assert export.out
+    return f"export {export.out.label}"

@@ -11,15 +11,17 @@ import slimgpt
 from slimgpt.checkpoint.digest import source_digest
 from slimgpt.compress import inputs
 from slimgpt.compress.candidate import make_candidate
+from slimgpt.compress.exports import make_export
 from slimgpt.compress.job import Job
 from slimgpt.compress.preflight import preflight
 from slimgpt.compress.publishing import release, released
 from slimgpt.compress.report import remove_report, write_report
-from slimgpt.compress.result import CompressResult
+from slimgpt.compress.result import CompressResult, ExportOutcome
 from slimgpt.compress.settings import Settings
 from slimgpt.compress.stages import Stages
 from slimgpt.compress.verdict import Verdict, judge_candidate
 from slimgpt.destination import exists
+from slimgpt.errors import SlimGPTError
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.release.manifest import environment
 from slimgpt.release.recipe.recipe import Recipe
@@ -71,10 +73,10 @@ class _Run:
             for gate in verdict.gates:
                 self.job.progress.record("gate", asdict(gate))
             result = self._result(verdict, candidate)
-            # Before the push: what was measured is not to be lost where the hub is down.
+            # Before all that may fail: what was measured is not to be lost where the hub is down.
             self._report(result)
             if result.passed:
-                result = self._push(result)
+                result = self._push(self._export(result))
                 self.workspace.remove()
             return result
 
@@ -127,6 +129,32 @@ class _Run:
         release(self.job, candidate.directory, verdict, self.workspace.staging(), self.stages)
         return verdict, None
 
+    def _export(self, result: CompressResult) -> CompressResult:
+        """Makes what is missing, in the order of the recipe, up to the first that fails."""
+        exports = [export for export in self.job.recipe.exports if export.out]
+        for number, export in enumerate(exports):
+            outcome = result.exports[number]
+            try:
+                make_export(self.job, export, self.stages)
+            except SlimGPTError as reason:
+                error = f"export {outcome.out} was not made, though {result.out} is: {reason}"
+                self._report(self._told(result, number, replace(outcome, error=str(reason))))
+                reason.args = (error,)
+                raise
+            result = self._told(result, number, replace(outcome, made=True))
+        if exports:
+            self._report(result)
+        return result
+
+    def _told(self, result: CompressResult, number: int, outcome: ExportOutcome) -> CompressResult:
+        before, after = result.exports[:number], result.exports[number + 1 :]
+        return replace(
+            result,
+            exports=(*before, outcome, *after),
+            stage_seconds=dict(self.stages.seconds),
+            reused=tuple(self.stages.reused),
+        )
+
     def _push(self, result: CompressResult) -> CompressResult:
         section = self.job.recipe.push
         if section is None:
@@ -160,6 +188,11 @@ class _Run:
             recovery=verdict.recovery,
             judgement=verdict.judgement,
             gates=verdict.gates,
+            exports=tuple(
+                ExportOutcome(export.format, export.out.path)
+                for export in job.recipe.exports
+                if export.out
+            ),
             pushed=None,
             stage_seconds=dict(self.stages.seconds),
             reused=tuple(self.stages.reused),

@@ -7,6 +7,7 @@ from pathlib import Path
 from slimgpt.calibration import SELF, window_length
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
 from slimgpt.compress import inputs
+from slimgpt.compress.exports import check_exports
 from slimgpt.compress.recipe_terms import in_recipe_terms
 from slimgpt.compress.report import require_report_directory
 from slimgpt.compress.settings import Settings
@@ -40,6 +41,7 @@ def preflight(
     if recipe.evaluate:
         with in_recipe_terms("evaluate"):
             check(model, model, inputs.texts(recipe), inputs.tasks(recipe), device=settings.device)
+    check_exports(recipe, checkpoint, plan, settings, model, out)
     if recipe.sign:
         from slimgpt.release.signing import require_private_key
 

@@ -94,7 +94,9 @@ def released(job: Job, stages: Stages) -> Verdict | None:
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """What decides a release beside its weights, as JSON has it."""
     document = recipe.to_document()
-    asked = {key: document.get(key) for key in ("evaluate", "gates", "exports", "sign")}
+    asked = {key: document.get(key) for key in ("evaluate", "gates", "sign")}
+    # Exports with a directory of their own are made after the release, and of it.
+    asked["exports"] = [e.to_document() for e in recipe.exports if not e.out]
     made: dict[str, Any] = json.loads(
         json.dumps(asked | {"evaluation data": inputs.evaluation_files(recipe)})
     )

@@ -10,13 +10,14 @@ from typing import Literal
 from pydantic import BaseModel
 
 from slimgpt.errors import SlimGPTError
-from slimgpt.release.recipe.sections import Evaluate, Prune, Recover
+from slimgpt.release.recipe.sections import Evaluate, Export, Prune, Recover
 
-SectionName = Literal["prune", "recover", "evaluate"]
+SectionName = Literal["prune", "recover", "evaluate", "exports"]
 _SECTIONS: dict[SectionName, type[BaseModel]] = {
     "prune": Prune,
     "recover": Recover,
     "evaluate": Evaluate,
+    "exports": Export,
 }
 _CALLED_OTHERWISE: dict[SectionName, dict[str, str]] = {
     "prune": {},
@@ -26,7 +27,14 @@ _CALLED_OTHERWISE: dict[SectionName, dict[str, str]] = {
         "--window": "evaluate.texts.window",
         "--protocol": "evaluate.texts.protocol",
     },
+    # An export is calibrated on what pruning was.
+    "exports": {
+        "--calibration": "prune.calibration",
+        "--samples": "prune.samples",
+        "--sequence-length": "prune.sequence_length",
+    },
 }
+_OF_PRUNING = re.compile(r"slimgpt prune (--[a-z-]+)")
 _FLAG = re.compile(r"(?<![\w/-])--[a-z]+(-[a-z]+)*")
 
 
@@ -42,6 +50,8 @@ def in_recipe_terms(section: SectionName) -> Iterator[None]:
 
 def with_keys(message: str, section: SectionName) -> str:
     """A message with ``--batch-size`` as ``evaluate.batch_size``; flags of compress itself stay."""
+    if section == "exports":  # what is exported was pruned by this very recipe
+        message = _OF_PRUNING.sub(lambda found: with_keys(found[1], "prune"), message)
     keys = {f"--{name.replace('_', '-')}": name for name in _SECTIONS[section].model_fields}
     known = {flag: f"{section}.{name}" for flag, name in keys.items()} | _CALLED_OTHERWISE[section]
     return _FLAG.sub(lambda found: known.get(found[0], found[0]), message)

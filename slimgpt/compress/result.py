@@ -13,6 +13,26 @@ from slimgpt.release.manifest import parameters
 
 
 @dataclass(frozen=True, slots=True)
+class ExportOutcome:
+    """What became of an export with a directory of its own.
+
+    Attributes:
+        format: as in the recipe.
+        out: its directory, made or not.
+        made: whether it is there.
+        error: why not, where it was tried.
+    """
+
+    format: str
+    out: Path
+    made: bool = False
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"out": str(self.out)}
+
+
+@dataclass(frozen=True, slots=True)
 class CompressResult:
     """What a job did.
 
@@ -25,6 +45,7 @@ class CompressResult:
         recovery: the ``quality.recovery`` entry; None without recovery.
         judgement: what was measured, empty where the recipe measures nothing.
         gates: all of them.
+        exports: those with a directory of their own.
         pushed: where to, or None.
         stage_seconds: wall time a stage, those that an earlier run finished included.
         reused: stages that an earlier run had finished.
@@ -39,6 +60,7 @@ class CompressResult:
     recovery: Mapping[str, Any] | None
     judgement: Mapping[str, Any]
     gates: tuple[GateResult, ...]
+    exports: tuple[ExportOutcome, ...]
     pushed: str | None
     stage_seconds: Mapping[str, float]
     reused: tuple[str, ...]
@@ -66,6 +88,7 @@ class CompressResult:
             "quality": dict(self.judgement),
             "gates": [asdict(gate) for gate in self.gates],
             "passed": self.passed,
+            "exports": [export.to_json() for export in self.exports],
             "pushed": self.pushed,
             "stages": [
                 {"stage": name, "seconds": seconds, "reused": name in self.reused}

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import write_text_durably
 from slimgpt.errors import IntegrityError
+
+_BEGUN = ".begun"
 
 
 class Stages:
@@ -56,10 +59,21 @@ class Stages:
             outcome = work()
         finally:
             self.seconds[name] = time.monotonic() - started
-        record = {"key": _sha256(key), "seconds": self.seconds[name], "outcome": outcome}
-        sealed = json.dumps(record | {"sha256": _sha256(record)}, allow_nan=False)
-        write_text_durably(self._path(name), sealed)
+        self._write(name, {"key": _sha256(key), "seconds": self.seconds[name], "outcome": outcome})
         return outcome
+
+    def begin(self, name: str, key: Mapping[str, Any]) -> None:
+        """Notes that a stage writes outside the work directory from now on."""
+        self._write(name + _BEGUN, {"key": _sha256(key)})
+
+    def begun(self, name: str, key: Mapping[str, Any]) -> bool:
+        """Whether an earlier run noted so, under the same key.
+
+        Raises:
+            IntegrityError: the record is damaged.
+        """
+        record = self._record(name + _BEGUN)
+        return record is not None and record["key"] == _sha256(key)
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The outcome of a stage that an earlier run finished, under any key; None if none did.
@@ -74,7 +88,11 @@ class Stages:
         return record["outcome"]  # type: ignore[no-any-return]
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.json"
+        return self._directory / f"{quote(name, safe=' ')}.json"  # a name may be that of a file
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        sealed = json.dumps({**record, "sha256": _sha256(record)}, allow_nan=False)
+        write_text_durably(self._path(name), sealed)
 
     def _reuse(self, name: str, record: Mapping[str, Any]) -> None:
         self.seconds[name] = record["seconds"]

@@ -33,6 +33,7 @@ def summary(result: CompressResult) -> RenderableType:
         parts.append(_tasks(result))
     if result.gates:
         parts.append(_gates(result))
+    parts += [Text(f"NOT MADE {e.out}: {e.error}") for e in result.exports if e.error]
     parts.append(Text(_time(result)))
     return Group(*parts)
 
@@ -52,8 +53,10 @@ def _verdict(result: CompressResult) -> str:
             if result.gates
             else ("no gates in the recipe")
         )
+        made = [str(export.out) for export in result.exports if export.made]
+        exported = f", exported to {', '.join(made)}" if made else ""
         pushed = f", pushed to {result.pushed}" if result.pushed else ""
-        return f"RELEASED {result.out} ({gates}){pushed}"
+        return f"RELEASED {result.out} ({gates}){exported}{pushed}"
     missed = sum(not gate.passed for gate in result.gates)
     return (
         f"NOT RELEASED: {missed} of {len(result.gates)} gates missed. The candidate is "

@@ -73,7 +73,7 @@ def _prepare(
     from slimgpt.tokenizer import load_tokenizer
 
     resolve_device(device)
-    meta = read_config(model)
+    meta = read_config(model, quantized=True)
     dense = read_config(baseline) if baseline else None
     if texts and dense and dense.shape.vocab_size != meta.shape.vocab_size:
         raise UsageError(

@@ -15,9 +15,17 @@ class _Qwen(Family):
         slides = (
             types[layer] == "sliding_attention"
             if types
-            else layer >= whole({"max_window_layers": 28} | config, "max_window_layers")
+            else layer >= _layers_without_window(config)
         )
         return window if slides else None
+
+
+def _layers_without_window(config: Config) -> int:
+    """How many layers stand before the first that has a window; 0 where all have one."""
+    value = config.get("max_window_layers", 28)
+    if type(value) is int and value == 0:
+        return 0
+    return whole({"max_window_layers": value}, "max_window_layers")
 
 
 class Qwen2(_Qwen):

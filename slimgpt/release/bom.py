@@ -19,7 +19,7 @@ from slimgpt.calibration import HUB_SETS
 from slimgpt.checkpoint.reader import BOM, read_config
 from slimgpt.checkpoint.writer import write_text_durably
 from slimgpt.release.card.markdown import plain
-from slimgpt.release.card.metadata import TASK, data_sources, model_name
+from slimgpt.release.card.metadata import TASK, data_sources, is_padded, model_name
 from slimgpt.release.card.source_card import SourceCard, read_source_card
 from slimgpt.release.verify.schema import Manifest, load_manifest, parse_manifest
 
@@ -45,7 +45,7 @@ def write_bom(
     """
     if manifest is None:
         _, manifest = load_manifest(directory)
-    config = read_config(directory).config
+    config = read_config(directory, quantized=True).config
     document = bom(manifest, config, read_source_card(directory))
     write_text_durably(file, json.dumps(document, indent=2) + "\n")
     return document
@@ -93,14 +93,12 @@ def _model(
     known: Manifest, manifest: Mapping[str, Any], config: Mapping[str, Any], carried: SourceCard
 ) -> dict[str, Any]:
     counts = known.parameters
-    removed = 1 - counts.decoder_after / counts.decoder_before
     licences = _licences(carried)
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": model_name(manifest),
-        "description": f"{plain(known.source.name)} with {removed:.1%} of its decoder parameters "
-        "removed by SlimGPT",
+        "description": f"{plain(known.source.name)} {_made(known)} by SlimGPT",
         **({"licenses": licences} if licences else {}),
         "pedigree": {"ancestors": [_ancestor(known, licences)]},
         "modelCard": {
@@ -129,6 +127,18 @@ def _model(
             ),
         ],
     }
+
+
+def _made(known: Manifest) -> str:
+    counts, recipe = known.parameters, known.recipe
+    if is_padded(recipe):  # its counts hold the zeros
+        done = "padded with zeros to a stock layout"
+    elif counts.decoder_after == counts.decoder_before:
+        done = "with none of its parameters removed"
+    else:
+        removed = 1 - counts.decoder_after / counts.decoder_before
+        done = f"with {removed:.1%} of its decoder parameters removed"
+    return f"{done} and its weights quantised" if recipe.get("quantization") else done
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

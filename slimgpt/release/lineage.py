@@ -10,6 +10,8 @@ from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
 from slimgpt.errors import IntegrityError
 from slimgpt.release.manifest import read_manifest
 
+_JUDGED = ("evaluate", "gates", "evaluation")
+"""Keys of a recipe that tell how a checkpoint was judged, which holds for its own bytes alone."""
 _COUNTS = ("before", "after", "decoder_before", "decoder_after")
 
 
@@ -67,6 +69,6 @@ def read_lineage(checkpoint: Checkpoint, name: str, digest: str) -> Lineage:
             "or remove that file"
         )
     # What was measured before says nothing of what comes next; how layers were cut stays true.
-    done = {key: entry for key, entry in recipe.items() if key != "evaluation"}
+    done = {key: entry for key, entry in recipe.items() if key not in _JUDGED}
     kept = {"layers": quality["layers"]} if "layers" in quality else {}
     return Lineage(source, done, counts, kept)

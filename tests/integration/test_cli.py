@@ -125,10 +125,12 @@ def test_plan_tells_people(desk: Desk) -> None:
         "8 → 7",
         "kv bytes per token",
         "24.99% of the decoder's parameters removed (25.00% asked)",
-        "Loads through slimgpt.",
+        "Loads through slimgpt: ",
         "Estimate for 128 x 256 calibration tokens",
     ):
         assert words in ended.stdout
+    shown = " ".join(ended.stdout.split())
+    assert "import slimgpt for transformers, its plugin for vLLM; slimgpt export stock" in shown
 
 
 def test_a_uniform_plan_loads_as_a_stock_model(desk: Desk) -> None:

@@ -160,7 +160,46 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "export": (
         PRUNE + "exports: [{format: gguf}]",
-        ["r.yaml:2: exports[0].format 'gguf': give cyclonedx"],
+        ["r.yaml:2: exports[0].format 'gguf': give cyclonedx, stock or quantized"],
+    ),
+    "export without a place": (
+        PRUNE + "exports:\n  - {format: stock}\n  - {format: quantized}",
+        [
+            "r.yaml:3: exports[0].out: is missing: stock goes to a directory of its own",
+            "r.yaml:4: exports[1].out: is missing: quantized goes to a directory of its own",
+            "r.yaml:4: exports[1].scheme: is missing: give fp8, w8a8 or w4a16",
+        ],
+    ),
+    "keys of another export": (
+        PRUNE + "exports:\n  - {format: cyclonedx, out: x}\n"
+        "  - {format: stock, out: y, max_kl: 0.1}\n"
+        "  - {format: quantized, out: z, scheme: fp8, pad: true, group_size: 64}",
+        [
+            "r.yaml:3: exports[0].out: means nothing to cyclonedx: leave it out",
+            "r.yaml:4: exports[1].max_kl: means nothing to stock: leave it out",
+            "r.yaml:5: exports[2].pad: means nothing to quantized: leave it out",
+            "r.yaml:5: exports[2].group_size: goes with w4a16: fp8 has one scale a row",
+        ],
+    ),
+    "values of an export": (
+        PRUNE + "exports: [{format: quantized, out: x, scheme: w4a16, group_size: 48,\n"
+        "  window: 64, max_kl: -1}]",
+        [
+            "r.yaml:2: exports[0].group_size 48: give 32, 64 or 128",
+            "r.yaml:3: exports[0].max_kl -1: give a number, at least 0, or null",
+        ],
+    ),
+    "a window of no text": (
+        PRUNE + "exports: [{format: quantized, out: x, scheme: fp8, window: 64}]",
+        ["r.yaml:2: exports[0].window: goes with text: give the file to measure on"],
+    ),
+    "a text of an export that is not there": (
+        PRUNE + "exports: [{format: quantized, out: x, scheme: fp8, text: no.txt}]",
+        ["r.yaml:2: exports[0].text 'no.txt': {folder}/no.txt is no file"],
+    ),
+    "two exports to one place": (
+        PRUNE + "exports: [{format: stock, out: x}, {format: quantized, out: x, scheme: fp8}]",
+        ["r.yaml:2: exports: x stands there 2x: give it once"],
     ),
     "export twice": (
         PRUNE + "exports: [{format: cyclonedx}, {format: cyclonedx}]",

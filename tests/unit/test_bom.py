@@ -57,6 +57,30 @@ def test_a_bill_of_what_was_only_pruned_is_valid() -> None:
     assert "licenses" not in document["metadata"]["component"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "after", "says"),
+    [
+        ({}, 400, "with 33.3% of its decoder parameters removed by SlimGPT"),
+        ({}, 600, "with none of its parameters removed by SlimGPT"),
+        (
+            {"export": {"padded": True}},
+            500,
+            "padded with zeros to a stock layout by SlimGPT",
+        ),
+        (
+            {"quantization": {"scheme": "fp8"}},
+            600,
+            "with none of its parameters removed and its weights quantised by SlimGPT",
+        ),
+    ],
+)
+def test_the_description_says_what_was_done(recipe: Any, after: int, says: str) -> None:
+    counts = COUNTS | {"decoder_after": after}
+    document = bom(manifest(recipe=RECIPE | recipe, parameters=counts), CONFIG, MIT)
+    component = document["metadata"]["component"]
+    assert component["description"] == f"org/dense {says}"
+
+
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_of_strangers_leave_it_valid(value: str) -> None:
     quality = copy.deepcopy(QUALITY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,38 @@ def test_a_recovery_alone_is_not_called_pruning(plan: Plan) -> None:
     card = render_card(facts(plan, recipe={"recovery": RECOVERY}), picture=False)
     assert "# org/dense, recovered\n" in card
     assert "None" not in card
+
+
+def test_a_stock_copy_of_a_dense_model_is_called_that(plan: Plan) -> None:
+    dense = replace(plan, target=plan.source)
+    recipe = {"export": {"format": "stock", "padded": False}}
+    card = render_card(facts(dense, recipe=recipe, stock=True), picture=False)
+    assert "# org/dense, in a stock layout\n" in card
+    assert "1,730,176 parameters, 1,205,760 of them in the decoder; none was removed." in card
+    assert "Config and weights were written anew; no weight was changed." in card
+    assert head(card)["tags"] == ["slimgpt"]
+
+
+def test_a_padded_card_does_not_count_zeros_as_kept_or_removed(plan: Plan) -> None:
+    recipe = RECIPE | {"export": {"format": "stock", "padded": True}}
+    card = render_card(facts(plan, recipe=recipe, stock=True), picture=False)
+    assert "# org/dense, pruned and padded to a stock layout\n" in card
+    assert f"became {plan.target.parameters:,}, zeros included" in card
+    assert "under Stock layout" in card
+    for words in ("25.0%", "remain", "ratio achieved"):
+        assert words not in card, words
+
+
+@pytest.mark.parametrize("export", ["stock", ["padded"], None, {"padded": False}])
+def test_an_export_entry_of_anyone_is_no_padding(plan: Plan, export: Any) -> None:
+    card = render_card(facts(plan, recipe=RECIPE | {"export": export}), picture=False)
+    assert "pruned by 25.0%" in card
+
+
+def test_a_quantised_model_has_the_relation_of_one(plan: Plan) -> None:
+    recipe = RECIPE | {"quantization": {"scheme": "fp8"}}
+    card = render_card(facts(plan, recipe=recipe), picture=False)
+    assert head(card)["base_model_relation"] == "quantized"
 
 
 def test_a_full_card_has_every_table(plan: Plan) -> None:

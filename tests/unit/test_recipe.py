@@ -25,6 +25,9 @@ from slimgpt.release.recipe.recipe import LARGEST_SEED, Recipe, prune_options_of
 from slimgpt.release.recipe.schema_words import recipe_schema, resolved
 from slimgpt.release.recipe.sections import Export, Prune, Recover, ScoredText
 from slimgpt.release.recipe.template import recipe_template
+from slimgpt_export.quantize_options import QuantizeOptions
+from slimgpt_export.quantize_schemes import GROUP_SIZES, RUNS_ON, SCHEMES, Target
+from slimgpt_export.stock import StockOptions
 
 FULL: dict[str, Any] = {
     "seed": 3,
@@ -32,7 +35,11 @@ FULL: dict[str, Any] = {
     "recover": {"data": "data/b.jsonl", "batch_size": 8},
     "evaluate": {"texts": [{"file": "/data/t.txt"}, {"file": "u.txt"}], "tasks": ["boolq"]},
     "gates": {"kl": 0.1, "accuracy": {"ratio": 0.9}},
-    "exports": [{"format": "cyclonedx"}],
+    "exports": [
+        {"format": "cyclonedx"},
+        {"format": "stock", "out": "/releases/stock", "pad": True},
+        {"format": "quantized", "out": "q/fp8", "scheme": "fp8", "text": "t.txt", "max_kl": 0.1},
+    ],
     "sign": {"key": "~/key.pem"},
     "push": {"repository": "org/name"},
 }
@@ -68,7 +75,19 @@ def test_choices_are_those_of_the_verbs():
     assert set(choices(ScoredText, "protocol")) == set(get_args(Protocol))
     assert ScoredText.model_validate({"file": "x"}).window == PAPER_WINDOW
     assert LARGEST_SEED == LARGEST_SEED_OPTION
-    assert choices(Export, "format") == ("cyclonedx",)
+    assert set(get_args(Export.model_fields["runs_on"].annotation)) == set(RUNS_ON)
+    assert get_args(Export.model_fields["group_size"].annotation) == GROUP_SIZES
+    scheme, _ = get_args(Export.model_fields["scheme"].annotation)
+    assert set(get_args(scheme)) == set(SCHEMES)
+
+
+def test_exports_have_the_defaults_of_the_verb():
+    made = Export.model_validate({"format": "quantized", "out": "x", "scheme": "w4a16"})
+    target = Target(SCHEMES["w4a16"])
+    assert (made.group_size, made.runs_on) == (target.group_size, target.runs_on)
+    assert made.tensor_parallel == target.tensor_parallel
+    assert QuantizeOptions(target).max_kl == made.max_kl
+    assert made.pad == StockOptions().pad
 
 
 def test_all_of_the_prune_section_reaches_the_driver():
@@ -107,6 +126,11 @@ def test_the_normal_form_has_every_setting_and_no_absolute_path():
         assert section is None or document[name].keys() == section.keys()
     assert document["evaluate"]["texts"][0]["file"] == "t.txt"
     assert document["sign"]["key"] == "key.pem"
+    bill, stock, quantized = document["exports"]
+    assert bill == {"format": "cyclonedx"}
+    assert stock == {"format": "stock", "out": "stock", "pad": True}
+    assert quantized["out"] == "q/fp8"
+    assert not {"pad", "format"} <= quantized.keys()
     assert document["recover"]["data"] == ["data/b.jsonl"]
 
 

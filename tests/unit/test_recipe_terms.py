@@ -28,6 +28,15 @@ from slimgpt.errors import GateMissed, UsageError
         ),
         ("evaluate", "--task-data has no --tasks", "evaluate.task_data has no evaluate.tasks"),
         ("evaluate", "--dtype float32, --device cpu", "--dtype float32, --device cpu"),
+        (
+            "exports",
+            "--scheme w4a16: give --group-size 32, or slimgpt prune --align 64 and "
+            "--tensor-parallel 2",
+            "exports.scheme w4a16: give exports.group_size 32, or prune.align 64 and "
+            "exports.tensor_parallel 2",
+        ),
+        ("exports", "give --pad, or lower --samples", "give exports.pad, or lower prune.samples"),
+        ("exports", "slimgpt prune --uniform", "prune.uniform"),
         ("recover", "/tmp/--data/x is no file", "/tmp/--data/x is no file"),
     ],
 )

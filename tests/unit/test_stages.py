@@ -103,3 +103,13 @@ def test_a_record_that_was_edited_is_refused(tmp_path: Path, entry: str) -> None
     path.write_text(json.dumps(json.loads(path.read_text()) | {entry: {"kl": 0.0}}))
     with pytest.raises(IntegrityError, match="damaged"):
         Stages(tmp_path).finished("evaluate")
+
+
+def test_a_beginning_is_known_under_its_own_key_alone(tmp_path: Path) -> None:
+    stages = Stages(tmp_path)
+    assert not stages.begun("export a/b", {"text": "a"})
+    stages.begin("export a/b", {"text": "a"})
+    assert Stages(tmp_path).begun("export a/b", {"text": "a"})
+    assert not Stages(tmp_path).begun("export a/b", {"text": "b"})
+    assert Stages(tmp_path).finished("export a/b") is None
+    assert [p.parent for p in tmp_path.rglob("*")] == [tmp_path], "a slash makes no folder"

@@ -9,7 +9,7 @@ from typing import Any
 
 from slimgpt.checkpoint.reader import CARD, PICTURE
 from slimgpt.release.card.markdown import inline, table
-from slimgpt.release.card.metadata import data_sources, front_matter
+from slimgpt.release.card.metadata import data_sources, front_matter, is_padded
 from slimgpt.release.card.results import results_sections
 from slimgpt.release.card.source_card import read_source_card
 from slimgpt.release.card.widths import describe_widths, draw_widths
@@ -48,8 +48,13 @@ class CardFacts:
         return inline(self.manifest["source"]["name"])
 
     @property
+    def padded(self) -> bool:
+        """Whether zeros were added since it was pruned, which its counts hold too."""
+        return is_padded(self.recipe)
+
+    @property
     def achieved(self) -> float:
-        """Fraction of the dense model's decoder parameters that is gone."""
+        """Fraction of the dense model's decoder parameters that is gone; not of a padded model."""
         counts: Mapping[str, int] = self.manifest["parameters"]
         return 1 - counts["decoder_after"] / counts["decoder_before"]
 
@@ -81,10 +86,7 @@ def render_card(facts: CardFacts, *, picture: bool) -> str:
 
 
 def _what_it_is(facts: CardFacts, licence: str | None) -> str:
-    counts = facts.manifest["parameters"]
     recovered = facts.recipe.get("recovery")
-    done = [f"pruned by {facts.achieved:.1%}"] * ("method" in facts.recipe)
-    done += ["recovered"] * bool(recovered)
     since = (
         "It was then fine-tuned with LoRA, which is merged into the weights."
         if recovered
@@ -92,15 +94,53 @@ def _what_it_is(facts: CardFacts, licence: str | None) -> str:
     )
     terms = f" The source's licence is {inline(licence)}." if licence else ""
     return (
-        f"# {facts.name}, {' and '.join(done)}\n\n"
-        f"Made with SlimGPT ({_PAPER}) from {facts.name}: {counts['before']:,} parameters became "
-        f"{counts['after']:,}; of the decoder's {counts['decoder_before']:,}, "
-        f"{counts['decoder_after']:,} remain. {since}{terms}\n"
+        f"# {facts.name}, {_and(_done(facts))}\n\n"
+        f"Made with SlimGPT ({_PAPER}) from {facts.name}: {_counts(facts)} {since}{terms}\n"
+    )
+
+
+def _done(facts: CardFacts) -> list[str]:
+    """What was done to the source, as the heading has it."""
+    done = []
+    if "method" in facts.recipe:
+        done.append("pruned" if facts.padded else f"pruned by {facts.achieved:.1%}")
+    if facts.recipe.get("recovery"):
+        done.append("recovered")
+    if "export" in facts.recipe:
+        done.append("padded to a stock layout" if facts.padded else "in a stock layout")
+    return done or ["written by SlimGPT"]
+
+
+def _and(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _counts(facts: CardFacts) -> str:
+    counts = facts.manifest["parameters"]
+    if facts.padded:
+        return (
+            f"{counts['before']:,} parameters became {counts['after']:,}, zeros included; the "
+            f"decoder's {counts['decoder_before']:,} became {counts['decoder_after']:,}. How many "
+            "of them are no zeros stands under Stock layout."
+        )
+    if "method" not in facts.recipe:
+        return (
+            f"{counts['after']:,} parameters, {counts['decoder_after']:,} of them in the decoder; "
+            "none was removed."
+        )
+    return (
+        f"{counts['before']:,} parameters became {counts['after']:,}; of the decoder's "
+        f"{counts['decoder_before']:,}, {counts['decoder_after']:,} remain."
     )
 
 
 def _how_it_was_made(facts: CardFacts) -> str:
     rows = [*_pruning(facts), *_recovery(facts.recipe.get("recovery"))]
+    if not rows:
+        return (
+            "## How it was made\n\nConfig and weights were written anew; no weight was changed.\n"
+        )
     return f"## How it was made\n\n{table(('', ''), rows)}"
 
 
@@ -110,7 +150,8 @@ def _pruning(facts: CardFacts) -> Iterator[tuple[str, str]]:
         return
     yield "method", str(recipe["method"])
     yield "ratio asked", str(recipe.get("ratio"))
-    yield "ratio achieved", f"{facts.achieved:.5g}"
+    if not facts.padded:
+        yield "ratio achieved", f"{facts.achieved:.5g}"
     for key in ("schedule", "kv_heads", "align", "tensor_parallel", "uniform", "damping"):
         if recipe.get(key) not in (None, _UNCONSTRAINED.get(key)):
             yield key.replace("_", " ").replace("kv", "KV"), str(recipe[key])

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 TASK = "text-generation"
-_TAGS = ["slimgpt", "pruned"]
 _HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _LONGEST_HUB_NAME = 96
 _LARGEST_CARD_BYTES = 2**20
@@ -35,14 +34,14 @@ def front_matter(manifest: Mapping[str, Any], carried: SourceCard) -> str:
     language: Any = list(carried.language) or None
     data = ModelCardData(
         base_model=base,
-        base_model_relation="finetune" if base else None,
+        base_model_relation=_relation(manifest["recipe"]) if base else None,
         license=carried.license,
         license_name=carried.license_name,
         license_link=carried.license_link,
         language=language[0] if language and len(language) == 1 else language,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=[*_TAGS, *(["recovered"] if manifest["recipe"].get("recovery") else [])],
+        tags=["slimgpt", *_done(manifest["recipe"])],
         datasets=hub_sets(manifest["recipe"]) or None,
         model_name=model_name(manifest),
         eval_results=list(_results(manifest["quality"])) or None,
@@ -52,9 +51,28 @@ def front_matter(manifest: Mapping[str, Any], carried: SourceCard) -> str:
     return data.to_yaml() + "\n"
 
 
+def _relation(recipe: Mapping[str, Any]) -> str:
+    """One of the hub's words; it lists quantised models apart."""
+    return "quantized" if recipe.get("quantization") else "finetune"
+
+
+def _done(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What was done to the source, as tags."""
+    if "method" in recipe:
+        yield "pruned"
+    if recipe.get("recovery"):
+        yield "recovered"
+
+
 def _base_model(name: str) -> str | None:
     """The source's name where the hub could have it: metadata with another is refused there."""
     return name if _HUB_NAME.fullmatch(name) and len(name) <= _LONGEST_HUB_NAME else None
+
+
+def is_padded(recipe: Mapping[str, Any]) -> bool:
+    """Whether zeros were added since a model was pruned, so that its counts hold them too."""
+    export = recipe.get("export")
+    return isinstance(export, Mapping) and bool(export.get("padded"))
 
 
 def model_name(manifest: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ def missing_files(recipe: Recipe) -> Iterator[tuple[Key, FileName, str]]:
         yield from _missing(("recover", "data", i), file, tuple(HUB_SETS))
     if recipe.evaluate:
         yield from _missing_from_evaluate(recipe.evaluate)
+    for i, export in enumerate(recipe.exports):
+        if export.text:
+            yield from _missing(("exports", i, "text"), export.text)
     if recipe.sign:
         yield from _missing(("sign", "key"), recipe.sign.key)
 

@@ -5,6 +5,7 @@ A YAML file becomes one in :mod:`slimgpt.release.recipe.load`, which also words 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -39,9 +40,13 @@ class Recipe(Section):
     evaluate: Evaluate | None = None
     gates: Gates | None = None
     exports: tuple[Export, ...] = Field(
-        default=(), strict=False, examples=[[{"format": "cyclonedx"}]]
+        default=(),
+        strict=False,
+        examples=[[{"format": "cyclonedx"}, {"format": "stock", "out": "stock", "pad": True}]],
     )
-    """Files for other tools: each has a format; cyclonedx is a bill of materials (ML-BOM)."""
+    """Forms for other tools: each has a format. cyclonedx is a bill of materials (ML-BOM) in OUT.
+    stock (out, pad) and quantized (out; scheme fp8, w8a8 or w4a16; group_size, runs_on,
+    tensor_parallel, text, window, max_kl) are checkpoints at out, made after OUT is published."""
     sign: Sign | None = None
     push: Push | None = None
 
@@ -54,10 +59,10 @@ class Recipe(Section):
                 yield f"gates.{name}", "can't be measured without a text: give evaluate.texts"
         if gates.accuracy is not None and not tasks:
             yield "gates.accuracy", "can't be measured without a task: give evaluate.tasks"
-        formats = [export.format for export in self.exports]
-        for name in dict.fromkeys(formats):
-            if formats.count(name) > 1:
-                yield "exports", f"{name} stands there {formats.count(name)}x: give it once"
+        once = Counter(e.out.label if e.out else e.format for e in self.exports)
+        for name, times in once.items():
+            if times > 1:
+                yield "exports", f"{name} stands there {times}x: give it once"
 
     def to_document(self) -> dict[str, Any]:
         """The recipe as JSON, with defaults resolved and left-out sections left out.
@@ -74,6 +79,7 @@ class Recipe(Section):
             prune["first_layer_ratio"] = default_first_layer_ratio(self.prune.ratio)
         if self.recover:
             document["recover"]["micro_batch"] = self.recover.examples_at_once
+        document["exports"] = [export.to_document() for export in self.exports]
         return {key: value for key, value in document.items() if value is not None}
 
 

@@ -231,11 +231,59 @@ class Gates(Section):
             yield "", f"no gate in it: give at least one of {names}, or leave the section out"
 
 
-class Export(Section):
-    """A file for other tools, made of the result."""
+_EXPORT_KEYS: dict[str, tuple[str, ...]] = {
+    "cyclonedx": (),
+    "stock": ("out", "pad"),
+    "quantized": (
+        *("out", "scheme", "group_size", "runs_on", "tensor_parallel", "text", "window", "max_kl"),
+    ),
+}
 
-    format: Literal["cyclonedx"]
-    """`cyclonedx` is a bill of materials (ML-BOM)."""
+
+class Export(Section):
+    """Another form of the result, for other tools."""
+
+    format: Literal["cyclonedx", "stock", "quantized"]
+    """`cyclonedx` is a bill of materials (ML-BOM) in OUT; `stock` and `quantized` are checkpoints
+    of their own, as `slimgpt export` makes them."""
+    out: File | None = Field(default=None, examples=["stock"])
+    """Where a checkpoint goes: a directory that does not exist."""
+    pad: bool = False
+    """`stock`: fills layers up with zeros to the same widths, where they differ."""
+    scheme: Literal["fp8", "w8a8", "w4a16"] | None = None
+    """`quantized`: 8-bit floats, 8-bit integers, or 4-bit weights."""
+    group_size: Literal[32, 64, 128] = 128
+    """`w4a16`: inputs that share a scale."""
+    runs_on: Literal["gpu", "cpu"] = "gpu"
+    """`quantized`: where it is to be served."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """`quantized`: GPUs that share every layer when it is served."""
+    text: File | None = None
+    """`quantized`: what to measure on; null is windows of the calibration text that were not
+    used."""
+    window: int | None = Field(default=None, ge=2)
+    """`quantized`: tokens in a window of that text; null is as in the calibration."""
+    max_kl: float | None = Field(default=None, ge=0)
+    """`quantized`: KL(result || quantised) at most, in nats a token."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        known = _EXPORT_KEYS[self.format]
+        for name, field in type(self).model_fields.items():
+            if name not in ("format", *known) and getattr(self, name) != field.default:
+                yield name, f"means nothing to {self.format}: leave it out"
+        if "out" in known and self.out is None:
+            yield "out", f"is missing: {self.format} goes to a directory of its own"
+        if "scheme" in known and self.scheme is None:
+            yield "scheme", "is missing: give fp8, w8a8 or w4a16"
+        if self.group_size != 128 and self.scheme in ("fp8", "w8a8"):
+            yield "group_size", f"goes with w4a16: {self.scheme} has one scale a row"
+        if self.window is not None and self.text is None:
+            yield "window", "goes with text: give the file to measure on"
+
+    def to_document(self) -> dict[str, Any]:
+        """The entry with the keys of its format alone."""
+        document = self.model_dump(mode="json")
+        return {key: document[key] for key in ("format", *_EXPORT_KEYS[self.format])}
 
 
 class Sign(Section):

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from slimgpt.checkpoint.digest import file_sha256, source_digest
+from slimgpt.checkpoint.quantized import METHOD, Quantized, is_quantized, read_quantized
 from slimgpt.checkpoint.reader import CARD, MANIFEST, SIGNATURE, Checkpoint
 from slimgpt.checkpoint.safety import inside
 from slimgpt.errors import EnvironmentProblem, IntegrityError, SlimGPTError, UsageError
@@ -15,6 +16,7 @@ from slimgpt.progress import Progress, stage
 from slimgpt.release.card.markdown import plain
 from slimgpt.release.signing import verify_signature
 from slimgpt.release.verify.schema import Manifest
+from slimgpt.shape import ModelShape
 
 Status = Literal["passed", "failed", "not checked"]
 _MOST_NAMES = 5
@@ -124,21 +126,28 @@ def _refuse(problems: Mapping[str, Iterable[str]]) -> None:
         raise IntegrityError("; ".join(found))
 
 
-def check_weights(directory: Path) -> tuple[Check, Checkpoint | None]:
-    """The headers of the weight files agree with config.json; the checkpoint, if they do."""
-    opened: list[Checkpoint] = []
+def check_weights(directory: Path) -> tuple[Check, ModelShape | None]:
+    """The headers of the weight files agree with config.json; the model's shape, if they do."""
+    shapes: list[ModelShape] = []
 
     def look() -> str:
-        checkpoint = Checkpoint(directory)
-        opened.append(checkpoint)
-        return f"{len(checkpoint.files)} weight files hold what config.json asks for"
+        found = _quantized(directory) if is_quantized(directory) else Checkpoint(directory)
+        shapes.append(found.meta.shape)
+        return f"{len(found.files)} weight files hold what config.json asks for"
 
-    return attempt("weights", look), opened[0] if opened else None
+    return attempt("weights", look), shapes[0] if shapes else None
 
 
-def check_shape(checkpoint: Checkpoint, manifest: Manifest) -> list[Check]:
+def _quantized(directory: Path) -> Quantized:
+    found = read_quantized(directory)
+    if found.method != METHOD:  # of others, nothing but the config has been read
+        raise IntegrityError(f"quantised by {found.method}, which slimgpt does not know")
+    return found
+
+
+def check_shape(model: ModelShape, manifest: Manifest) -> list[Check]:
     """Shape and parameter counts of the manifest are those of config.json."""
-    actual = checkpoint.shape.to_manifest()
+    actual = model.to_manifest()
     claimed = manifest.shape.model_dump()
     counts = manifest.parameters
 
@@ -153,8 +162,8 @@ def check_shape(checkpoint: Checkpoint, manifest: Manifest) -> list[Check]:
 
     def parameters() -> str:
         expected = {
-            "after": checkpoint.shape.parameters,
-            "decoder_after": checkpoint.shape.decoder_parameters,
+            "after": model.parameters,
+            "decoder_after": model.decoder_parameters,
         }
         wrong = [
             f"{k} is {getattr(counts, k):,}" for k, v in expected.items() if getattr(counts, k) != v

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt.checkpoint.reader import MANIFEST, Checkpoint, read_config
+from slimgpt.checkpoint.reader import MANIFEST, read_config
 from slimgpt.errors import IntegrityError, SlimGPTError
 from slimgpt.progress import Progress, Silent
 from slimgpt.release.verify.checks import (
@@ -21,6 +21,14 @@ from slimgpt.release.verify.checks import (
     check_weights,
 )
 from slimgpt.release.verify.schema import Manifest, load_manifest
+from slimgpt.shape import ModelShape
+
+_NOT_AGAIN = {
+    "recovery": "losses of the recovery are of examples that were kept back while training",
+    "quantization": "what quantising lost was measured beside the model that it was made from",
+    "export": "that it is the same function was proved beside the model that it was made from",
+}
+"""What a manifest tells of how the model was made, and why it is not measured again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +123,23 @@ def verify(
     if not _has_manifest(directory):
         load_manifest(directory)  # says that there is none
     checks = [attempt("manifest", look)]
-    weights, checkpoint = check_weights(directory)
+    weights, shape = check_weights(directory)
     if not manifests:
         checks += [weights, check_signature(directory, options.public_key)]
         return Verification(tuple(checks))
     manifest, document = manifests[0]
     checks += [check_files(directory, manifest, watcher), weights]
-    checks += check_shape(checkpoint, manifest) if checkpoint else []
+    checks += check_shape(shape, manifest) if shape else []
     source = check_source(options.source, manifest)
     checks += [source, check_signature(directory, options.public_key)]
     checks.append(check_card(directory, document["quality"]))
     dense = options.source if source.status == "passed" else None
-    if checkpoint:
-        checks += _gates(manifest, checkpoint, dense)
+    if shape:
+        checks += _gates(manifest, shape, dense)
     checks += _claims(directory, manifest, options, dense, checks, watcher)
-    if document["quality"].get("recovery"):
-        why = "losses of the recovery are of examples that were kept back while training"
-        checks.append(Check("recovery", "not checked", why))
+    for what, why in _NOT_AGAIN.items():
+        if document["quality"].get(what):
+            checks.append(Check(what, "not checked", why))
     return Verification(tuple(checks))
 
 
@@ -140,10 +148,10 @@ def _has_manifest(directory: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _gates(manifest: Manifest, checkpoint: Checkpoint, dense: Path | None) -> list[Check]:
+def _gates(manifest: Manifest, model: ModelShape, dense: Path | None) -> list[Check]:
     from slimgpt.release.verify.gate_checks import check_gates
 
-    return check_gates(manifest, checkpoint.shape, read_config(dense).shape if dense else None)
+    return check_gates(manifest, model, read_config(dense).shape if dense else None)
 
 
 def _claims(
