@@ -27,6 +27,23 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The Python of the environment that has vLLM and slimgpt; `make test` makes it."""
+    home = Path(os.environ.get("SLIMGPT_VLLM_ENV", REPOSITORY / ".venv-vllm"))
+    python = home / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"needs vLLM, and there is no {python}: make test makes it")
+    return python
+
+
+@pytest.fixture(scope="session")
+def vllm_source(vllm_python: Path) -> Path:
+    """vLLM's own files, to be read."""
+    [found] = vllm_python.parent.parent.glob("lib/python3*/site-packages/vllm")
+    return found
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this machine cannot run."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

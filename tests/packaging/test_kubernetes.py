@@ -1,6 +1,5 @@
 """The manifests: valid, restricted, and of one mind with the image and with one another."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -161,12 +160,8 @@ def test_requests_under_way_end_before_the_pod_is_killed(pod: dict[str, Any]) ->
 
 
 @pytest.mark.serving
-def test_vllm_knows_the_flag_that_lets_them_end() -> None:
-    """Read from the source of the vLLM that is installed, which is not imported."""
-    found = importlib.util.find_spec("vllm")
-    assert found is not None
-    assert found.origin is not None
-    assert '"--shutdown-timeout"' in (Path(found.origin).parent / "engine/arg_utils.py").read_text()
+def test_vllm_knows_the_flag_that_lets_them_end(vllm_source: Path) -> None:
+    assert '"--shutdown-timeout"' in (vllm_source / "engine/arg_utils.py").read_text()
 
 
 @PODS

@@ -1,6 +1,5 @@
 """Dashboard, alerts and scrapes: they parse, they meet, and they name metrics that exist."""
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -43,12 +42,8 @@ def dashboard() -> dict[str, Any]:
 
 
 @pytest.mark.serving
-def test_the_metrics_that_are_used_are_those_of_vllm() -> None:
-    """Read from the source of the vLLM that is installed, which is not imported."""
-    found = importlib.util.find_spec("vllm")
-    assert found is not None
-    assert found.origin is not None
-    in_source = declared(Path(found.origin).parent)
+def test_the_metrics_that_are_used_are_those_of_vllm(vllm_source: Path) -> None:
+    in_source = declared(vllm_source)
     assert {name: in_source.get(name) for name in KNOWN} == KNOWN
 
 

@@ -9,18 +9,6 @@ from transformers.utils.logging import disable_progress_bar
 from tests.serving.engines import Engines
 from tests.tiny_models import Tiny
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def vllm_python() -> Path:
-    """The Python of the environment that has vLLM and slimgpt; `make test` makes it."""
-    home = Path(os.environ.get("SLIMGPT_VLLM_ENV", REPOSITORY / ".venv-vllm"))
-    python = home / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"needs vLLM, and there is no {python}: make test makes it")
-    return python
-
 
 @pytest.fixture(scope="session")
 def engines(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Engines:
