@@ -38,7 +38,7 @@ def address(engines: Engines, out: Path, tmp_path_factory: pytest.TempPathFactor
         port: int = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log"
     settings = ["--port", str(port), "--dtype", "float32", "--enforce-eager"]
-    command = [engines.python.with_name("vllm"), "serve", out, *settings]
+    command = [str(engines.python.with_name("vllm")), "serve", str(out), *settings]
     with log.open("w") as file:
         server = subprocess.Popen(command, env=engines.environment(), stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}"
