@@ -16,7 +16,7 @@ from slimgpt.compress.job import Job, export_stage
 from slimgpt.compress.recipe_terms import in_recipe_terms
 from slimgpt.compress.settings import Settings
 from slimgpt.compress.stages import Stages
-from slimgpt.destination import exists, require_absent
+from slimgpt.destination import require_absent
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.families import family_of
 from slimgpt.planning import Plan
@@ -67,7 +67,7 @@ def make_export(job: Job, export: Export, stages: Stages) -> None:
     }
     begun = stages.begun(name, key)
     if out.exists() and not begun:
-        raise exists(out)
+        raise UsageError(f"exports.out {out} exists: give one that does not, or remove it first")
     stages.begin(name, key)  # from here on, what stands there is ours
 
     def work() -> dict[str, Any]:
@@ -87,7 +87,8 @@ def _check_place(out: Path, taken: list[tuple[str, Path]], *, published: bool) -
         if inside or other.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"exports.out {out} and {what} {other} overlap: give another folder")
     if not published:  # else it may be one that an earlier part of this job made
-        require_absent(out)
+        with in_recipe_terms("exports"):
+            require_absent(out)
 
 
 def _planned(dense: ConfigOnly, plan: Plan, out: Path) -> ConfigOnly:
