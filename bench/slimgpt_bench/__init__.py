@@ -1,6 +1,6 @@
 """Measurements of served models.
 
-Will hold the engines under test, workloads, statistics, comparison, capacity planning and the
-report. Imports run one way: this package may import `slimgpt_serve`, `slimgpt_export` and
+Engines in processes of their own, what they are asked, intervals, and what may be said of two
+engines. Imports run one way: this package may import `slimgpt_serve`, `slimgpt_export` and
 `slimgpt`, and none of them imports it.
 """

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from slimgpt.errors import missing_extra
 from slimgpt.progress import Progress
 from slimgpt_bench.draft_result import DraftResult, judge
 from slimgpt_bench.drafting import DraftOptions, Pair, check, measure
 from slimgpt_bench.room import engine_need, free_bytes, side_by_side
-from slimgpt_serve.artefact import read_artefact
-from slimgpt_serve.installed import installed_vllm, platform_of, require_vllm
-from slimgpt_serve.limits import require_servable
-from slimgpt_serve.machine import visible
-from slimgpt_serve.speculative import require_fitting_draft
+from slimgpt_serve.preflight.artefact import read_artefact
+from slimgpt_serve.preflight.installed import installed_vllm, platform_of, require_vllm
+from slimgpt_serve.preflight.limits import require_servable
+from slimgpt_serve.preflight.machine import visible
+from slimgpt_serve.preflight.speculative import require_fitting_draft
 
 
 def bench_draft(
@@ -45,10 +44,7 @@ def bench_draft(
         EnvironmentProblem: vLLM is missing, memory is, or an engine died.
     """
     model, drafting = read_artefact(*dense), read_artefact(*draft)
-    vllm = installed_vllm()
-    if vllm is None:
-        raise missing_extra("slimgpt bench draft", "vllm")
-    require_vllm(vllm)
+    vllm = require_vllm(installed_vllm(), "slimgpt bench draft")
     platform = platform_of(device, vllm)
     pair = Pair(model, drafting, platform, {**environ, **visible(device, environ)})
     for artefact in (model, drafting):

@@ -198,7 +198,7 @@ def judge(pair: Pair, options: DraftOptions, run: Run) -> DraftResult:
         outcomes.append(
             Outcome(
                 tokens,
-                _acceptance(engine, tokens, options.seed),
+                _acceptance(engine, tokens),
                 tuple(engine.speeds()),
                 ratio,
                 interval,
@@ -208,10 +208,10 @@ def judge(pair: Pair, options: DraftOptions, run: Run) -> DraftResult:
     return DraftResult(pair, options, run, tuple(outcomes))
 
 
-def _acceptance(engine: Measured, tokens: int, seed: int) -> Acceptance:
+def _acceptance(engine: Measured, tokens: int) -> Acceptance:
     counted = [batch["counters"] for batch in engine.rounds[0]]
     steps, drafted, _, *places = (sum(column) for column in zip(*counted, strict=True))
-    interval = share_interval([x[2] for x in counted], [x[1] for x in counted], seed)
+    interval = share_interval([x[2] for x in counted], [x[1] for x in counted])
     return Acceptance(steps, drafted, tuple(places[:tokens]), interval, len(counted))
 
 

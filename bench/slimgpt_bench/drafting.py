@@ -19,9 +19,9 @@ from slimgpt.progress import Progress, stage
 from slimgpt_bench.engine import Engine
 from slimgpt_bench.equality import TOP, Reference, noise
 from slimgpt_bench.prompts import own_beginnings, text_prompts
-from slimgpt_serve.artefact import Artefact
-from slimgpt_serve.limits import context_of, own_class
-from slimgpt_serve.speculative import speculative_config
+from slimgpt_serve.preflight.artefact import Artefact
+from slimgpt_serve.preflight.limits import context_of, own_class
+from slimgpt_serve.preflight.speculative import speculative_config
 
 _WIDEST = 64
 """Draft tokens beyond which no draft pays: a typing error, most likely."""
@@ -191,7 +191,7 @@ def measure(
     """
     wishes = {k: engine_options(pair, options, k, kv_bytes[k]) for k in (0, *options.draft_tokens)}
     engines = {k: Measured() for k in wishes}
-    everything = len(wishes) * options.repeat + 1
+    everything, batch = len(wishes) * options.repeat + 1, options.batch
     with stage(progress, "measuring", everything), ExitStack() as open_engines:
         started = _start(pair, wishes, open_engines) if together else None
         with _engine(pair, wishes, started, 0) as dense:
@@ -202,8 +202,8 @@ def measure(
             for k in _order(list(wishes), number):
                 with _engine(pair, wishes, started, k) as engine:
                     if number == 0 or not together:  # first answers are slower than the rest
-                        engine.generate(prompts[: options.batch], options.max_new_tokens, 1)
-                    ran = engine.generate(prompts, options.max_new_tokens, options.batch)
+                        engine.generate(prompts[:batch], options.max_new_tokens, batch)
+                    ran = engine.generate(prompts, options.max_new_tokens, batch)
                     engines[k].rounds.append(ran)
                     engines[k].about = engine.about
                 progress.advance()

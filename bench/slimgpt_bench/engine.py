@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import Any
 
 from slimgpt.errors import EnvironmentProblem
-from slimgpt_serve.failure import root_cause
+from slimgpt_serve.launcher.failure import why_it_ended
+from slimgpt_serve.preflight.installed import ALONE
 
 ENVIRONMENT = {
     # In one process: what is asked ends with its parent, and no time goes into messages.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
+    **ALONE,
 }
 """What every engine's environment has."""
 
@@ -149,7 +148,5 @@ class Engine:
 
     def _died(self) -> EnvironmentProblem:
         code = self._process.wait()
-        lines = self.log()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-        cause = root_cause(lines) or f"it ended with code {code}, and its last line is: {last}"
+        cause = why_it_ended(self.log(), code)
         return EnvironmentProblem(f"the vLLM engine of {self.name} died: {cause}")

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from slimgpt.errors import EnvironmentProblem
 from slimgpt.resources import human_bytes
 from slimgpt.shape import ModelShape
-from slimgpt_serve.machine import free_memory_bytes, gpus
-from slimgpt_serve.memory import BLOCK_TOKENS, GIB, Footprint, footprint
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from slimgpt_serve.preflight.machine import free_memory_bytes, gpus
+from slimgpt_serve.preflight.memory import BLOCK_TOKENS, GIB, VALUE_BYTES, Footprint, footprint
 
 _PROCESS_BYTES = 2 * GIB
 """vLLM's libraries, a CUDA context and graphs: an allowance (a CPU engine of the demo model, all
@@ -73,8 +71,8 @@ def engine_need(
             shape,
             degree=1,
             platform=platform,
-            weight_bytes_per_value=BYTES[dtype],
-            kv_bytes_per_value=BYTES[dtype],
+            weight_bytes_per_value=VALUE_BYTES[dtype],
+            kv_bytes_per_value=VALUE_BYTES[dtype],
             step_tokens=step_tokens,
             step_sequences=texts,
         )

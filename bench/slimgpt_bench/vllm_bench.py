@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.errors import EnvironmentProblem
-from slimgpt_serve.failure import root_cause
-
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+from slimgpt_serve.launcher.failure import why_it_ended
+from slimgpt_serve.preflight.installed import ALONE
 
 
 def vllm_bench(
@@ -48,7 +47,7 @@ def vllm_bench(
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**environment, **QUIET},
+                env={**environment, **ALONE},
                 start_new_session=True,
             )
             try:
@@ -61,8 +60,9 @@ def vllm_bench(
                 _end(process)
         if code or not result.is_file():
             lines = log.read_text("utf-8", "replace").splitlines()
-            cause = root_cause(lines) or " ".join(lines[-3:])
-            raise EnvironmentProblem(f"vllm bench {what} of {model.name} failed: {cause}")
+            raise EnvironmentProblem(
+                f"vllm bench {what} of {model.name} failed: {why_it_ended(lines, code)}"
+            )
         return json.loads(result.read_text("utf-8"))  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
-"""Engines that serve a pruned checkpoint.
+"""Pruned checkpoints in vLLM: the plugin, and the server around it.
 
-Will hold the vLLM plugin, the launcher of the OpenAI-compatible server and the ONNX Runtime
-generator. Imports run one way: this package may import `slimgpt`, and neither `slimgpt_export` nor
-`slimgpt_bench`.
+The modules here are what vLLM's own processes load; `preflight` decides what can be served, and
+`launcher` runs it. Imports run one way: this package may import `slimgpt`, and neither
+`slimgpt_export` nor `slimgpt_bench`.
 """

@@ -1,4 +1,4 @@
-"""Asks for the key on the paths that vLLM leaves open: it guards /v1 and little else.
+"""Asks for the key everywhere, where vLLM guards /v1 and little else (decision 0011).
 
 vLLM 0.26 to 0.33 answer /invocations, /generative_scoring, /scale_elastic_ep and /tokenize without
 the key that they were given, and the first of them runs the model. Loaded by vLLM, from
@@ -13,13 +13,11 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from slimgpt_serve.access import VARIABLE
+VARIABLE = "VLLM_API_KEY"
+"""vLLM reads the key here; on its command line every user of the machine could."""
 
 OPEN = ("/health", "/metrics", "/ping", "/version")
 """Asked by probes and Prometheus, with GET; they tell nothing of anyone's text."""
-
-VLLM_GUARDS = ("/v1", "/v2", "/inference")
-"""Where vLLM itself asks for the key."""
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -46,9 +44,7 @@ class RequireKey:
     def _may_pass(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         method = scope.get("method")
-        if path.startswith(VLLM_GUARDS) or method == "OPTIONS":
-            return True
-        if path in OPEN and method in ("GET", "HEAD"):
+        if method == "OPTIONS" or (path in OPEN and method in ("GET", "HEAD")):
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, key = given.partition(b" ")

@@ -21,8 +21,10 @@ from vllm.model_executor.models.utils import extract_layer_index
 from vllm.platforms import current_platform
 
 from slimgpt_serve.head_sizes import kernel_head_dim
-from slimgpt_serve.parallel import require_divisible
+from slimgpt_serve.parallel import require_attention, require_divisible
 from slimgpt_serve.vllm_config import layer_shapes, of_layer
+
+_ANY_FFN = 128
 
 
 class SlimAttention(LlamaAttention):  # type: ignore[misc]
@@ -98,8 +100,8 @@ class SlimDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
             layer.num_attention_heads > 0,
             layer.intermediate_size > 0,
         )
-        if not self.has_ffn:  # built at a width that exists, and taken out again
-            layer.intermediate_size = config.intermediate_size
+        if not self.has_ffn:  # built at a width that every kernel takes, and taken out again
+            layer.intermediate_size = _ANY_FFN * get_tensor_model_parallel_world_size()
         super().__init__(
             vllm_config, prefix, layer, SlimAttention if self.has_attention else NoAttention
         )
@@ -130,8 +132,10 @@ class SlimForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
         """Builds every layer at its own widths.
 
         Raises:
-            UsageError: the tensor-parallel degree does not divide a layer.
+            UsageError: the tensor-parallel degree does not divide a layer, or a pipeline stage has
+                no attention.
         """
         layers = layer_shapes(vllm_config.model_config.hf_config)
         require_divisible(layers, get_tensor_model_parallel_world_size())
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=SlimDecoderLayer)
+        require_attention(layers, self.model.start_layer, self.model.end_layer)

@@ -95,7 +95,7 @@ def serve(
     """
     from slimgpt.checkpoint.locate import locate
 
-    module: Any = importlib.import_module("slimgpt_serve.session")
+    module: Any = importlib.import_module("slimgpt_serve.launcher.session")
     quiet = bool(click.get_current_context().params["quiet"])
     asked = module.Asked(
         model=(model, locate(model)),
@@ -122,7 +122,7 @@ def _locate_draft(draft: str) -> Path:
 
 
 def _run(console: Console, session: Any, *, quiet: bool) -> None:
-    module: Any = importlib.import_module("slimgpt_serve.watch")
+    module: Any = importlib.import_module("slimgpt_serve.launcher.watch")
     console.message(session.found.table())
     if session.access.made and session.access.key:
         # Not a message: those go to --log-file too.

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-from slimgpt_serve.server import session_members
+from slimgpt_serve.launcher.server import session_members
 from tests.serving.engines import Engines
 
 READY_S = 400.0

@@ -21,6 +21,7 @@ GROUPS = ((8, 2, 80), (4, 1, 33), (4, 1, 96), (8, 2, 7))
 HEADS = ((5, 5, 80), (8, 8, 33), (3, 3, 96), (1, 1, 7))
 HOLES = ((0, 0, 80), (4, 2, 0), (0, 0, 0), (6, 2, 64))
 """Layer 0 has no attention, layer 1 no FFN, layer 2 neither."""
+NO_FFN = ((4, 2, 0), (6, 2, 0), (2, 2, 0), (4, 2, 0))
 SIX = ((4, 2, 80), (2, 2, 33), (6, 2, 96), (4, 2, 7))
 SIX_HOLES = ((0, 0, 80), (2, 2, 0), (0, 0, 0), (4, 2, 64))
 PROMPTS = [random_ids(n, seed=n).tolist() for n in (5, 17, 40)]
@@ -44,6 +45,7 @@ CASES = {
     "llama-gqa-keep": Case("llama-biases", KEEP),
     "llama-gqa-prune": Case("llama-bfloat16", GROUPS, "prune"),
     "llama-tied-holes": Case("llama-tied", HOLES),
+    "llama-no-ffn": Case("llama-tied", NO_FFN),
     "llama-rope-linear": Case("rope-linear", KEEP),
     "llama-rope-yarn": Case("rope-yarn", KEEP),
     "llama-rope-llama3": Case("rope-llama3", KEEP),

@@ -53,6 +53,16 @@ def test_pipeline_parallel_says_what_transformers_says(
     record_property("measured", f"{found}; engine ready in {said['start_s']:.1f} s")
 
 
+def test_a_stage_without_attention_is_refused_in_one_line(engines: Engines, tiny: Tiny) -> None:
+    widths = ((4, 2, 80), (4, 2, 0), (0, 0, 33), (0, 0, 64))
+    dense = tiny.dense("llama-tied").path
+    model = tiny.pruned(dense, layers=tuple(LayerShape(*x) for x in widths))
+    options = {"pipeline_parallel_size": 2, "skip_tokenizer_init": True, **EAGER}
+    said = asked_once(engines, "no-attention", model, **options)
+    assert "refused" in said
+    assert "UsageError: layers 2 to 3 are a pipeline stage, and none of them has" in said["log"]
+
+
 def test_a_degree_that_divides_no_layer_is_refused_in_one_line(
     engines: Engines, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from slimgpt.checkpoint.reader import read_config
-from slimgpt_serve.limits import context_of
+from slimgpt_serve.preflight.limits import context_of
 from tests.serving.engines import IN_PROCESS, Engines, Question, assert_agrees
 from tests.tiny_models import Tiny, random_ids
 

@@ -18,7 +18,7 @@ import pytest
 
 from slimgpt.cli import run
 from slimgpt.demo import MODEL
-from slimgpt_serve.artefact import artefact_digest
+from slimgpt_serve.preflight.artefact import artefact_digest
 from tests.serving.engines import Engines, prune_embedded
 from tests.serving.serving import LONG, Served, environment
 

@@ -27,7 +27,7 @@ from slimgpt_bench.drafting import (
 from slimgpt_bench.equality import Reference
 from slimgpt_bench.prompts import own_beginnings, text_prompts
 from slimgpt_bench.room import engine_need, side_by_side
-from slimgpt_serve.artefact import read_artefact
+from slimgpt_serve.preflight.artefact import read_artefact
 
 GIB = 2**30
 OPTIONS = DraftOptions(

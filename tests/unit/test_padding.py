@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from slimgpt.checkpoint.reader import ConfigOnly
@@ -113,11 +114,23 @@ def test_no_other_head_counts_cost_less(kind, widths):
             assert chosen.query_heads + chosen.kv_heads <= kv_heads * group + kv_heads
 
 
-def test_of_equal_cost_the_fewest_kv_heads_are_taken():
-    layout = planned("mistral", [(2, 1, 9), (2, 2, 9)])
-    assert set(layout.shape.layers) == {LayerShape(2, 2, 9)}
-    layout = planned("mistral", [(4, 1, 9), (3, 3, 9)])
-    assert layout.shape.layers[0] in (LayerShape(4, 4, 9), LayerShape(6, 3, 9))
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ([(3, 1, 9), (2, 2, 9)], (4, 2, 9)),  # as good as (3, 3)
+        ([(6, 1, 9), (4, 4, 9)], (8, 4, 9)),  # as good as (6, 6)
+        ([(7, 1, 9), (3, 3, 9)], (9, 3, 9)),  # as good as (8, 4)
+    ],
+    ids=str,
+)
+def test_of_equal_cost_the_fewest_kv_heads_are_taken(widths, expected):
+    assert planned("mistral", widths).shape.layers[0] == LayerShape(*expected)
+
+
+def test_a_config_that_was_changed_says_by_which_transformers():
+    """Else transformers warns of the tokenizer of a Mistral that an older version wrote."""
+    changed = planned("llama", [(6, 6, 9)] * 2, transformers_version="4.30.0").config
+    assert changed["transformers_version"] == transformers.__version__
 
 
 def test_layers_of_one_width_are_left_as_they_are():
@@ -174,6 +187,31 @@ def test_a_llama_that_was_a_qwen2_keeps_no_word_of_windows():
     """vLLM takes `sliding_window` of any config.json, and Qwen2's has one that is not in use."""
     layout = planned("qwen2", [(4, 2, 9)] * 2, use_sliding_window=False, sliding_window=4096)
     assert not {"sliding_window", "use_sliding_window", "layer_types"} & set(layout.config)
+
+
+@pytest.mark.parametrize("widths", [(8, 8, 96), (4, 2, 9)])
+def test_a_llama_keeps_no_word_of_windows_either(widths):
+    """transformers' Llama has none, and vLLM's takes what is in the file."""
+    windows = {"sliding_window": 7, "layer_types": ["sliding_attention"] * 2}
+    assert not windows.keys() & planned("llama", [widths] * 2, **windows).config.keys()
+
+
+STRAY = {"bias": True, "qkv_bias": True, "logit_scale": 0.5, "target_layer_count": 9}
+STRAY |= {"llama_4_scaling": {"beta": 1}, "ada_rms_norm_t_cond": True, "qk_norm": True}
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+def test_what_vllm_alone_would_read_is_left_out(kind):
+    """transformers ignores these, and it is what the logits are compared in."""
+    for layout in (planned(kind, [(4, 2, 9)] * 2, **STRAY), planned(kind, [(8, 8, 96)], **STRAY)):
+        assert not STRAY.keys() & layout.config.keys()
+        assert layout.config["hidden_size"] == HIDDEN
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+def test_a_hidden_size_beyond_any_model_is_planned_at_once(kind):
+    layout = planned(kind, [(6, 2, 9), (3, 1, 9)], hidden_size=2**30)
+    assert layout.shape.layers[0] == LayerShape(6, 2, 9)
 
 
 UNSERVABLE = [

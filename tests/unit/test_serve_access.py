@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from slimgpt.errors import EnvironmentProblem, UsageError
-from slimgpt_serve.access import access, is_loopback
-from slimgpt_serve.address import Address, claim
 from slimgpt_serve.guard import OPEN, RequireKey
+from slimgpt_serve.launcher.access import access, is_loopback
+from slimgpt_serve.launcher.address import Address, claim, held
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
@@ -80,6 +82,20 @@ def test_port_0_is_any_that_is_free():
     assert claim("127.0.0.1", address.port) == address
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has the names that are held")
+def test_a_server_keeps_its_address_from_others_of_ours_before_it_listens():
+    address = claim("127.0.0.1", 0)
+    other = Address("127.0.0.2", address.port)
+    for _ in range(2):
+        with (
+            held(address),
+            held(other),
+            pytest.raises(EnvironmentProblem, match=f"port {address.port} of .* is in use"),
+            held(address),
+        ):
+            pass
+
+
 def test_a_port_in_use_is_refused():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -145,9 +161,18 @@ def _key(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", ["/invocations", "/tokenize", "/generative_scoring", "/scale_elastic_ep", "/docs", "/"]
+    "path",
+    [
+        "/invocations",
+        "/tokenize",
+        "/scale_elastic_ep",
+        "/docs",
+        "/",
+        "/v1/completions",
+        "/v2/rerank",
+    ],
 )
-def test_what_vllm_leaves_open_needs_the_key(path):
+def test_every_path_needs_the_key_whether_vllm_guards_it_or_not(path):
     assert _ask(path)["status"] == 401
     assert _ask(path, key="wrong")["status"] == 401
     assert _ask(path, key="right") == "passed"
@@ -159,8 +184,15 @@ def test_probes_and_prometheus_need_none(path):
     assert _ask(path, "POST")["status"] == 401
 
 
-def test_vllm_itself_guards_its_api():
-    assert _ask("/v1/completions") == "passed"
+def test_the_guard_brings_nothing_into_vllms_process():
+    line = "import sys, slimgpt_serve.guard; print(*sys.modules)"
+    brought = subprocess.run(
+        [sys.executable, "-c", line], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {x for x in brought if x.partition(".")[0] in ("slimgpt", "slimgpt_serve")} == {
+        "slimgpt_serve",
+        "slimgpt_serve.guard",
+    }
 
 
 def test_browsers_may_ask_what_they_may_ask():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,15 @@ from typing import Any
 import pytest
 
 from slimgpt.demo import MODEL
-from slimgpt_serve.artefact import artefact_digest, read_artefact
-from slimgpt_serve.memory import GIB
+from slimgpt_serve.launcher.access import Access
+from slimgpt_serve.launcher.address import Address
+from slimgpt_serve.launcher.launch import command
+from slimgpt_serve.launcher.session import Asked, prepare
+from slimgpt_serve.preflight.artefact import artefact_digest, read_artefact
+from slimgpt_serve.preflight.check import Wishes, preflight
+from slimgpt_serve.preflight.machine import Device
+from slimgpt_serve.preflight.memory import GIB
+from slimgpt_serve.preflight.vllm_flags import VllmFlags
 from tests.command_line import Desk, write_small
 from tests.serve_line import CONTEXT, HEAD, HEADS, LAYERS, ServeLine, settle
 from tests.tiny_models import Case, write
@@ -122,6 +130,64 @@ def test_vllm_is_given_what_was_found_and_the_users_flags_last(serve):
     assert json.loads(pairs["--hf-overrides"]) == {"architectures": ["SlimLlamaForCausalLM"]}
     assert command[-2:] == ["--max-num-seqs", "5"]
     assert "--api-key" not in command
+
+
+def test_pipeline_stages_share_the_layers_out(serve):
+    whole = _counted(serve)["preflight"]
+    found = _counted(serve, "--", "-pp", 2)["preflight"]
+    kv = "kv_bytes_per_token"
+    assert (found["tensor_parallel"], found["pipeline_parallel"]) == (1, 2)
+    assert found["per_device"][kv] == whole["per_device"][kv] // 2
+    assert found["per_device"]["weight_bytes"] < whole["per_device"]["weight_bytes"]
+
+
+def test_the_document_has_the_name_that_the_user_gave(serve):
+    assert _counted(serve)["served_model_name"] == "model"
+    assert _counted(serve, "--", "--served-model-name", "mine")["served_model_name"] == "mine"
+
+
+def test_vllm_takes_the_cache_of_its_flag_and_not_that_of_the_variable():
+    asked = Asked(
+        model=(DENSE, MODEL),
+        draft=None,
+        draft_tokens=4,
+        host="127.0.0.1",
+        port=0,
+        api_key_file=None,
+        tensor_parallel=1,
+        max_model_len=None,
+        gpu_memory_utilization=0.9,
+        dtype="auto",
+        device="cpu",
+        seed=0,
+        vllm_flags=["--kv-cache-memory-bytes", "2G"],
+        environ={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        quiet=False,
+        dry_run=True,
+    )
+    session = prepare(asked)
+    assert session.found.budget.kv_bytes == 2 * GIB
+    assert "VLLM_CPU_KVCACHE_SPACE" not in session.environment
+    usual = prepare(replace(asked, vllm_flags=[]))
+    assert usual.environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_on_a_gpu_vllm_fits_the_context_to_what_it_measures(monkeypatch):
+    monkeypatch.setattr(
+        "slimgpt_serve.preflight.check.gpus", lambda _: [Device(3 * GIB, 3 * GIB, "L4")]
+    )
+    wishes = Wishes(1, None, 0.9, "auto", VllmFlags(["--max-num-seqs", "8"]))
+    model = read_artefact("m", MODEL)
+    roomy = preflight(model, None, wishes, "cuda", None, {})
+    assert (roomy.context, roomy.vllm_decides) == (CONTEXT, False)
+    few = replace(wishes, flags=VllmFlags(["--kv-cache-memory-bytes", "600K"]))
+    tight = preflight(model, None, few, "cuda", None, {})
+    assert (tight.context, tight.vllm_decides) == (192, True)
+    assert "vLLM measures the memory" in tight.notes[-1]
+    line = command(model, None, few, tight, Address("::1", 1), Access(None), seed=0)
+    assert dict(pairwise(line))["--max-model-len"] == "auto"
+    asked = replace(few, context=100)
+    assert not preflight(model, None, asked, "cuda", None, {}).vllm_decides
 
 
 def test_a_digest_follows_config_and_tensors_and_the_manifest_where_there_is_one(small):

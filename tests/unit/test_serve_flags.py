@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from slimgpt.errors import EnvironmentProblem, UsageError
-from slimgpt_serve.failure import refused_flag, root_cause
-from slimgpt_serve.installed import Vllm, platform_of, require_vllm
-from slimgpt_serve.vllm_flags import VllmFlags
+from slimgpt_serve.launcher.failure import refused_flag, root_cause
+from slimgpt_serve.preflight.installed import Vllm, platform_of, require_vllm
+from slimgpt_serve.preflight.vllm_flags import VllmFlags
 
 
 def test_flags_are_handed_on_as_they_are():
@@ -17,8 +17,19 @@ def test_flags_are_handed_on_as_they_are():
     assert flags.value("kv-cache-dtype") == "fp8"
     assert flags.number("max-num-seqs", 1) == 7
     assert flags.number("max-num-batched-tokens", 1) == 1
+    assert flags.number("kv-cache-dtype", 3) == 3
     assert "lora-modules" in flags
     assert "enable-lora" not in flags
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [("4096", 4096), ("2G", 2 * 2**30), ("2g", 2 * 10**9), ("2.5k", 2500), ("2.5K", 0), ("0.5", 0)],
+)
+def test_numbers_are_read_as_vllm_reads_them(given, number):
+    assert (
+        VllmFlags(["--kv-cache-memory-bytes", given]).number("kv-cache-memory-bytes", 0) == number
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,11 +84,11 @@ def test_another_device_than_vllm_was_built_for_is_refused():
 
 
 def test_an_old_vllm_is_refused_and_a_missing_one_names_the_extra():
-    assert require_vllm(Vllm("0.26.0", "cuda")).release == (0, 26, 0)
-    with pytest.raises(EnvironmentProblem, match=r"vLLM 0.25.3 is installed, .* needs 0.26"):
-        require_vllm(Vllm("0.25.3", "cuda"))
-    with pytest.raises(EnvironmentProblem, match=r"slimgpt serve needs .* 'slimgpt\[vllm\]'"):
-        require_vllm(None)
+    assert require_vllm(Vllm("0.26.0", "cuda"), "slimgpt x").release == (0, 26, 0)
+    with pytest.raises(EnvironmentProblem, match=r"0.25.3 is installed, and slimgpt x needs 0.26"):
+        require_vllm(Vllm("0.25.3", "cuda"), "slimgpt x")
+    with pytest.raises(EnvironmentProblem, match=r"slimgpt x needs .* 'slimgpt\[vllm\]'"):
+        require_vllm(None, "slimgpt x")
 
 
 # -- why it died --------------------------------------------------------------------------------

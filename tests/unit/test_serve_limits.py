@@ -11,7 +11,12 @@ import pytest
 from slimgpt.checkpoint.reader import ConfigOnly, read_config
 from slimgpt.errors import UsageError
 from slimgpt_serve.head_sizes import CPU_HEAD_SIZES, kernel_head_dim
-from slimgpt_serve.limits import DEFAULT_POSITIONS, context_of, own_class, require_servable
+from slimgpt_serve.preflight.limits import (
+    DEFAULT_POSITIONS,
+    context_of,
+    own_class,
+    require_servable,
+)
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

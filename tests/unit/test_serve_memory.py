@@ -8,14 +8,17 @@ import pytest
 
 from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.shape import LayerShape, ModelShape
-from slimgpt_serve import budget as budgets
-from slimgpt_serve.budget import cpu_budget, gpu_budget
-from slimgpt_serve.machine import Device, _container_bytes, cpu_binding, visible
-from slimgpt_serve.memory import (
+from slimgpt_serve.parallel import divides, require_attention
+from slimgpt_serve.preflight import budget as budgets
+from slimgpt_serve.preflight.budget import cpu_budget, gpu_budget
+from slimgpt_serve.preflight.machine import Device, _container_bytes, cpu_binding, visible
+from slimgpt_serve.preflight.memory import (
     GIB,
     Footprint,
     footprint,
+    largest,
     rank_shape,
+    stage_shapes,
     step_sizes,
     whole_blocks,
 )
@@ -59,6 +62,60 @@ def test_devices_together_hold_every_matrix_once_and_every_norm_each():
         for name, size in tensors.items():
             replicated = "norm" in name or name == "self_attn.o_proj.bias"
             assert prod(split[name]) == prod(size) // (1 if replicated else degree), name
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "sizes"),
+    [(32, 1, [32]), (8, 4, [2] * 4), (7, 4, [2, 2, 2, 1]), (3, 2, [2, 1])],
+)
+def test_stages_hold_the_layers_that_vllm_gives_them(layers, stages, sizes):
+    whole = SHAPE.with_layers(tuple(LayerShape(8, 2, 64 + i) for i in range(layers)))
+    parts = stage_shapes(whole, stages)
+    assert [len(x.layers) for x in parts] == sizes
+    assert [x for part in parts for x in part.layers] == list(whole.layers)
+
+
+def test_a_draft_takes_turns_in_the_activations_and_adds_the_rest():
+    one, other = Footprint(1, 2, 3), Footprint(10, 20, 30)
+    assert one + other == other + one == Footprint(11, 22, 30)
+
+
+def test_the_widest_sub_block_decides_on_the_activations():
+    thin, wide_ffn, wide_attention = (
+        _footprint(SHAPE.with_layers((LayerShape(*x),)), step_sequences=0).activation_bytes
+        for x in ((1, 1, 64), (1, 1, 512), (16, 16, 64))
+    )
+    # Ten tokens of two bytes: gate, up and their product; q, k, v and what is attended.
+    assert wide_ffn == 10 * 2 * (3 * 256 + 3 * 512)
+    assert wide_attention == 10 * 2 * (3 * 256 + 4 * 16 * 32)
+    assert thin < wide_ffn
+
+
+@pytest.mark.parametrize(
+    ("widths", "degree", "divides_it"),
+    [
+        ((8, 2, 512), 2, True),
+        ((8, 2, 512), 4, True),  # each KV head on two devices
+        ((6, 3, 512), 2, False),
+        ((6, 2, 512), 4, False),
+        ((8, 2, 510), 4, False),
+        ((0, 0, 512), 4, True),
+        ((8, 2, 0), 4, True),
+    ],
+)
+def test_a_degree_divides_a_layer_as_vllms_layers_demand(widths, degree, divides_it):
+    assert divides(LayerShape(*widths), degree) is divides_it
+
+
+def test_a_stage_without_attention_is_refused():
+    layers = [LayerShape(8, 2, 64)] * 3 + [LayerShape(0, 0, 64)] * 3
+    require_attention(layers, 0, 6)
+    with pytest.raises(UsageError, match="layers 3 to 5 are a pipeline stage, and none of them"):
+        require_attention(layers, 3, 6)
+
+
+def test_a_device_must_do_for_the_largest_stage():
+    assert largest([Footprint(1, 5, 3), Footprint(2, 4, 3)]) == Footprint(2, 5, 3)
 
 
 def test_kv_heads_that_are_fewer_than_devices_are_kept_on_several():
@@ -126,10 +183,19 @@ def test_the_cache_of_a_gpu_is_what_its_share_leaves():
     assert gpu_budget([device], 1, 0.5, HELD, 6 * GIB).kv_bytes == 6 * GIB
 
 
+def test_the_smallest_and_the_busiest_of_unlike_gpus_decide():
+    pair = [Device(20 * GIB, 20 * GIB, ""), Device(9 * GIB, 10 * GIB, "")]
+    assert gpu_budget(pair, 2, 0.5, HELD, None).memory_bytes == 5 * GIB
+    with pytest.raises(EnvironmentProblem, match=r"on one 9\.0 GiB are free"):
+        gpu_budget(pair, 2, 0.95, HELD, None)
+    # A cache of a given size leaves the share out of account.
+    assert gpu_budget(pair, 2, 0.95, HELD, GIB).memory_bytes == 9 * GIB
+
+
 @pytest.mark.parametrize(
     ("device", "degree", "share", "says"),
     [
-        (Device(10 * GIB, 10 * GIB, ""), 2, 0.9, "--tensor-parallel 2 needs 2 GPUs, and torch"),
+        (Device(10 * GIB, 10 * GIB, ""), 2, 0.9, "2 GPUs are needed, and torch sees 1"),
         (Device(4 * GIB, 10 * GIB, ""), 1, 0.9, "--gpu-memory-utilization 0.9 takes 9.0 GiB"),
         (Device(10 * GIB, 10 * GIB, ""), 1, 0.2, "2.0 GiB of weights, about 1.0 GiB of"),
     ],
@@ -162,6 +228,12 @@ def test_the_cache_on_a_cpu_is_a_share_of_what_is_free(
     monkeypatch.setattr(budgets, "free_memory_bytes", lambda: free_gib * GIB)
     found = cpu_budget({}, degree, HELD, None, wanted_gib * GIB)
     assert (found.kv_space, found.kv_bytes) == (space, space * GIB)
+
+
+def test_a_cache_that_nobody_asked_for_does_not_keep_a_model_out(monkeypatch):
+    monkeypatch.setattr(budgets, "free_memory_bytes", lambda: 10 * GIB)
+    large = Footprint(weight_bytes=7 * GIB, kv_bytes_per_token=1024, activation_bytes=GIB)
+    assert cpu_budget({}, 1, large, None, 0).kv_bytes == 2 * GIB
 
 
 def test_the_users_own_cache_size_stays(monkeypatch):
@@ -199,7 +271,7 @@ def test_ranks_on_one_memory_node_get_processors_of_their_own(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 5, 6})
     assert cpu_binding(1) is None
     many = 64  # more than any machine of ours has memory nodes
-    with pytest.raises(EnvironmentProblem, match="--tensor-parallel 64 needs 64 processors"):
+    with pytest.raises(EnvironmentProblem, match="64 processors are needed"):
         cpu_binding(many)
     monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))
     assert cpu_binding(2) == "0,1|2,5"

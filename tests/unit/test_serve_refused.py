@@ -11,7 +11,7 @@ import pytest
 
 from slimgpt.cli import run
 from slimgpt.demo import MODEL
-from slimgpt_serve.installed import installed_vllm
+from slimgpt_serve.preflight.installed import installed_vllm
 from tests.command_line import Desk, write_small
 from tests.serve_line import HEAD, HEADS, LAYERS, ServeLine, settle
 
@@ -80,7 +80,9 @@ def test_a_model_larger_than_the_memory_is_refused(refused, monkeypatch):
     said = refused(4, DENSE)
     assert said.startswith("the model needs 3.3 MiB of weights, about ")
     assert "and 97.7 TiB of KV cache on each device, and " in said
-    assert "give less VLLM_CPU_KVCACHE_SPACE" in said
+    assert "give a smaller VLLM_CPU_KVCACHE_SPACE, or use a larger machine" in said
+    said = refused(4, DENSE, "--", "--kv-cache-memory-bytes", "100T")
+    assert "give a smaller -- --kv-cache-memory-bytes, or use a larger machine" in said
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,11 @@ def test_one_gpu_of_several_is_refused(capfd):
     assert "choose them with CUDA_VISIBLE_DEVICES" in capfd.readouterr().err
 
 
+def test_more_stages_than_layers_are_refused(refused):
+    said = refused(2, DENSE, "--", "--pipeline-parallel-size", 99)
+    assert "has 6 layers: give --pipeline-parallel-size at most that" in said
+
+
 def test_a_wide_address_without_a_key_that_anyone_sees_is_refused(refused):
     assert "one made now would be lost" in refused(2, DENSE, "--host", "0.0.0.0", "--quiet")
 
@@ -133,7 +140,7 @@ def test_a_key_in_a_file_that_all_can_read_is_refused(refused, tmp_path):
 
 
 def test_a_port_in_use_is_refused_before_anything_is_counted(refused, monkeypatch):
-    monkeypatch.setattr("slimgpt_serve.session.preflight", None)
+    monkeypatch.setattr("slimgpt_serve.launcher.session.preflight", None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from slimgpt.errors import EnvironmentProblem, UsageError
-from slimgpt_serve.address import Address, claim
-from slimgpt_serve.server import ServerProcess, session_members
-from slimgpt_serve.watch import answers, kv_tokens, watch
+from slimgpt_serve.launcher.address import Address, claim, held
+from slimgpt_serve.launcher.server import ServerProcess, session_members
+from slimgpt_serve.launcher.watch import answers, kv_tokens, watch
 
 STAND_IN = """
 import http.server, os, signal, subprocess, sys, time
@@ -67,11 +67,12 @@ class Life:
         self.ready: list[float] = []
         self.told: list[str] = []
         self.echoed: list[str] = []
+        self.echo: Callable[[str], None] = self.echoed.append
         self.process: ServerProcess | None = None
 
     def start(self) -> ServerProcess:
         line = [sys.executable, "-P", "-c", STAND_IN, str(self.address.port), self.how]
-        self.process = ServerProcess(line, os.environ, self.echoed.append)
+        self.process = ServerProcess(line, os.environ, self.echo)
         return self.process
 
     def live(self, *signals: tuple[float, signal.Signals]) -> int:
@@ -88,14 +89,13 @@ class Life:
 
     @property
     def left(self) -> list[int]:
-        assert self.process
-        return session_members(self.process.pid)
+        return session_members(self.process.pid) if self.process else []
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that outlive their server are not waited for as long as vLLM's."""
-    monkeypatch.setattr("slimgpt_serve.server._REST_S", 0.5)
+    monkeypatch.setattr("slimgpt_serve.launcher.server._REST_S", 0.5)
 
 
 @pytest.fixture
@@ -133,6 +133,41 @@ def test_the_second_signal_kills_it_with_its_workers(life):
     assert time.monotonic() - started < 15
 
 
+def test_one_that_does_not_end_in_time_is_killed(life, monkeypatch):
+    monkeypatch.setattr("slimgpt_serve.launcher.watch._TEARDOWN_S", 0.5)
+    assert life("never", drain_s=0).live((0, signal.SIGTERM)) == signal.SIGTERM
+
+
+def test_what_it_wrote_can_be_read_while_it_writes(life):
+    server = life("drains")
+    server.live((0, signal.SIGTERM))
+    assert server.process
+    lines = server.process.lines
+    server.process._lines.append("more")
+    assert lines == server.process.lines[:-1]
+
+
+def test_a_terminal_that_is_gone_does_not_stop_it(life):
+    server = life("drains")
+
+    def gone(_: str) -> None:
+        server.echoed.append("asked once")
+        raise BrokenPipeError
+
+    server.echo = gone
+    assert server.live((0, signal.SIGTERM)) == signal.SIGTERM
+    assert server.echoed == ["asked once"]
+    assert server.process
+    assert server.process.lines[-1] == "drained\n"
+
+
+def test_another_that_loads_at_the_same_address_is_refused_and_not_started(life):
+    server = life("drains")
+    with held(server.address), pytest.raises(EnvironmentProblem, match="is in use"):
+        server.live()
+    assert server.process is None
+
+
 def test_one_that_dies_before_it_is_ready_says_why_and_leaves_no_worker(life):
     with pytest.raises(EnvironmentProblem) as died:
         life("dies").live()
@@ -168,7 +203,7 @@ def test_a_server_ends_when_its_launcher_is_killed(tmp_path: Path) -> None:
     address: Address = claim("127.0.0.1", 0)
     launcher = f"""
 import os, sys, time
-from slimgpt_serve.server import ServerProcess
+from slimgpt_serve.launcher.server import ServerProcess
 line = [sys.executable, "-c", {STAND_IN!r}, "{address.port}", "drains"]
 print(ServerProcess(line, os.environ, None).pid, flush=True)
 time.sleep(600)

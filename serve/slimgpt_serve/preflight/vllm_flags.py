@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from slimgpt.errors import UsageError
@@ -24,6 +25,7 @@ OURS = {
 """Flags of vLLM that an option of ours sets, checked before vLLM starts."""
 
 _SHORT = ("tp", "sc")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)")
 
 
 class VllmFlags:
@@ -64,9 +66,15 @@ class VllmFlags:
         return name in self._values
 
     def number(self, name: str, otherwise: int) -> int:
-        """A flag that is a whole number; what is no number is left to vLLM to refuse."""
-        value = self.value(name)
-        return int(value) if value and value.isdecimal() else otherwise
+        """A flag that is a number as vLLM reads it; what is none is left to vLLM to refuse.
+
+        ``2G`` are 2 GiB there, and ``2.5g`` are 2.5 x 10^9.
+        """
+        found = _NUMBER.fullmatch(self.value(name) or "")
+        if not found or ("." in found[1] and not found[2].islower()):
+            return otherwise
+        power = " kmgt".index(found[2].lower() or " ")
+        return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
 
 
 def _is_number(word: str) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.resources import human_bytes
-from slimgpt_serve.machine import Device, free_memory_bytes
-from slimgpt_serve.memory import GIB, Footprint
+from slimgpt_serve.preflight.machine import Device, free_memory_bytes
+from slimgpt_serve.preflight.memory import GIB, Footprint
 
 KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 """GiB of KV cache of each rank on a CPU; without it vLLM takes most of the machine."""
@@ -33,13 +33,13 @@ class Budget:
 
 
 def gpu_budget(
-    devices: Sequence[Device], degree: int, utilization: float, held: Footprint, kv: int | None
+    devices: Sequence[Device], ranks: int, utilization: float, held: Footprint, kv: int | None
 ) -> Budget:
     """What each GPU has: vLLM takes a share of all its memory, in use or not.
 
     Args:
         devices: that vLLM sees.
-        degree: of tensor parallelism: the first that many are used.
+        ranks: the first that many devices are used.
         utilization: that share, in (0, 1].
         held: on each.
         kv: bytes that the user gave the cache, which leaves the share out of account.
@@ -47,20 +47,19 @@ def gpu_budget(
     Raises:
         EnvironmentProblem: there are too few GPUs, they are in use, or the model is too large.
     """
-    if len(devices) < degree:
+    if len(devices) < ranks:
         raise EnvironmentProblem(
-            f"--tensor-parallel {degree} needs {degree} GPUs, and torch sees {len(devices)}: give "
-            "a smaller degree, or use a machine that has them"
+            f"{ranks} GPUs are needed, and torch sees {len(devices)}: give a smaller "
+            "--tensor-parallel, fewer pipeline stages, or use a machine that has them"
         )
-    smallest = min(devices[:degree], key=lambda device: device.total_bytes)
-    taken = int(smallest.total_bytes * utilization)
-    freest = min(device.free_bytes for device in devices[:degree])
-    if kv is None and freest < taken:
+    taken = int(min(device.total_bytes for device in devices[:ranks]) * utilization)
+    free = min(device.free_bytes for device in devices[:ranks])
+    if kv is None and free < taken:
         raise EnvironmentProblem(
             f"--gpu-memory-utilization {utilization:g} takes {human_bytes(taken)} of each GPU, and "
-            f"on one {human_bytes(freest)} are free: end what uses it, or give a smaller share"
+            f"on one {human_bytes(free)} are free: end what uses it, or give a smaller share"
         )
-    memory = freest if kv is not None else taken
+    memory = free if kv is not None else taken
     left = memory - held.weight_bytes - held.activation_bytes
     if left < (kv or 1):
         raise _too_large(held, kv or 0, memory, "a higher --tensor-parallel")
@@ -68,16 +67,17 @@ def gpu_budget(
 
 
 def cpu_budget(
-    environ: Mapping[str, str], degree: int, held: Footprint, kv: int | None, wanted: int
+    environ: Mapping[str, str], ranks: int, held: Footprint, kv: int | None, wanted: int
 ) -> Budget:
     """What each rank has of the machine's memory, which all ranks share.
 
     The cache is as large as ``VLLM_CPU_KVCACHE_SPACE`` says; without it 40 % of what is free, from
-    1 to 4 GiB, or more where the context that was asked for needs more.
+    1 to 4 GiB, as far as the model leaves it, or more where the context that was asked for needs
+    more.
 
     Args:
         environ: of this process.
-        degree: of tensor parallelism.
+        ranks: processes that share the memory.
         held: by each rank.
         kv: bytes that the user gave the cache by vLLM's flag.
         wanted: bytes that the context needs that the user asked for; 0 where none was.
@@ -87,16 +87,17 @@ def cpu_budget(
         EnvironmentProblem: model and cache are larger than what is free.
     """
     free = free_memory_bytes()
-    share = None if free is None else free // degree
+    share = None if free is None else free // ranks
     fixed = held.weight_bytes + held.activation_bytes
-    chosen = None
+    chosen, asked = None, "-- --kv-cache-memory-bytes"
     if kv is None:
+        asked = KV_SPACE
         space = _given_space(environ)
         if space is None:
             space = chosen = _chosen_space(share, fixed, wanted)
         kv = space * GIB
     if share is not None and fixed + kv > share:
-        raise _too_large(held, kv, share, f"less {KV_SPACE}")
+        raise _too_large(held, kv, share, "" if chosen else f"a smaller {asked}")
     return Budget(share, kv, chosen)
 
 
@@ -112,15 +113,17 @@ def _given_space(environ: Mapping[str, str]) -> int | None:
 def _chosen_space(share: int | None, fixed: int, wanted: int) -> int:
     if share is None:
         return _MOST_GIB
-    usual = max(1, min(_MOST_GIB, int(_SHARE * share / GIB)))
+    room = (share - fixed) // GIB
+    usual = max(1, min(_MOST_GIB, int(_SHARE * share / GIB), room))
     needed = -(-wanted // GIB)
-    return needed if usual < needed <= (share - fixed) // GIB else usual
+    return needed if usual < needed <= room else usual
 
 
 def _too_large(held: Footprint, kv: int, memory: int, instead: str) -> EnvironmentProblem:
     cache = f" and {human_bytes(kv)} of KV cache" if kv else ", which leaves no KV cache"
+    ways = f"{_WAYS_OUT}, give {instead}" if instead else _WAYS_OUT
     return EnvironmentProblem(
         f"the model needs {human_bytes(held.weight_bytes)} of weights, about "
         f"{human_bytes(held.activation_bytes)} of activations{cache} on each device, and "
-        f"{human_bytes(memory)} may be used: {_WAYS_OUT}, give {instead}, or use a larger machine"
+        f"{human_bytes(memory)} may be used: {ways}, or use a larger machine"
     )

@@ -7,13 +7,13 @@ import re
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
 from slimgpt.errors import EnvironmentProblem, SlimGPTError, UsageError
-from slimgpt_serve.address import Address
-from slimgpt_serve.failure import refused_flag, root_cause
-from slimgpt_serve.server import ServerProcess, collected_signals
+from slimgpt_serve.launcher.address import Address, held
+from slimgpt_serve.launcher.failure import refused_flag, why_it_ended
+from slimgpt_serve.launcher.server import ServerProcess, collected_signals
 
 _POLL_S = 0.2
 _ANSWER_S = 5.0
@@ -44,11 +44,12 @@ def watch(
         the number of the signal that ended it.
 
     Raises:
-        EnvironmentProblem: vLLM died, with the reason that its output gives.
+        EnvironmentProblem: vLLM died, with the reason that its output gives; or another server of
+            ours has the address.
         UsageError: vLLM refused one of its own flags.
     """
     started, ready = time.monotonic(), False
-    with collected_signals() as came:
+    with held(address), collected_signals() as came:
         server = start()
         try:
             while not came:
@@ -100,13 +101,10 @@ def kv_tokens(lines: Iterable[str]) -> int | None:
     return int(found[-1][1].replace(",", "")) if found else None
 
 
-def _died(code: int, lines: Iterable[str], *, ready: bool) -> SlimGPTError:
+def _died(code: int, lines: Sequence[str], *, ready: bool) -> SlimGPTError:
     """The error of a server that ended by itself."""
-    kept = list(lines)
-    refused = refused_flag(kept)
+    refused = refused_flag(lines)
     if code == _ARGPARSE_REFUSED and refused:
         return UsageError(f"vLLM does not take what stands after --: {refused}")
-    last = next((line.strip() for line in reversed(kept) if line.strip()), "nothing")
-    cause = root_cause(kept) or f"it ended with code {code}, and its last line is: {last}"
     when = "while it was serving" if ready else "before it was ready"
-    return EnvironmentProblem(f"vLLM died {when}: {cause}")
+    return EnvironmentProblem(f"vLLM died {when}: {why_it_ended(lines, code)}")

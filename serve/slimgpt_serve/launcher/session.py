@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.errors import UsageError
-from slimgpt_serve.access import Access, access
-from slimgpt_serve.address import Address, claim
-from slimgpt_serve.artefact import Artefact, read_artefact
-from slimgpt_serve.findings import Preflight
-from slimgpt_serve.installed import installed_vllm, platform_of, require_vllm
-from slimgpt_serve.launch import DRAIN_S, Draft, command, environment
-from slimgpt_serve.machine import visible
-from slimgpt_serve.preflight import Wishes, preflight
-from slimgpt_serve.server import ServerProcess
-from slimgpt_serve.vllm_flags import VllmFlags
+from slimgpt_serve.launcher.access import Access, access
+from slimgpt_serve.launcher.address import Address, claim
+from slimgpt_serve.launcher.launch import DRAIN_S, Draft, command, environment
+from slimgpt_serve.launcher.server import ServerProcess
+from slimgpt_serve.preflight.artefact import Artefact, read_artefact
+from slimgpt_serve.preflight.check import Wishes, preflight
+from slimgpt_serve.preflight.findings import Preflight
+from slimgpt_serve.preflight.installed import installed_vllm, platform_of, require_vllm
+from slimgpt_serve.preflight.machine import visible
+from slimgpt_serve.preflight.vllm_flags import VllmFlags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,7 @@ class Session:
 
     Attributes:
         model: to be served.
+        served_name: what clients ask for.
         draft: for speculative decoding.
         found: by the preflight.
         address: where it listens.
@@ -66,6 +67,7 @@ class Session:
     """
 
     model: Artefact
+    served_name: str
     draft: Draft | None
     found: Preflight
     address: Address
@@ -78,7 +80,7 @@ class Session:
         """What ``--json`` says of it before it runs; no key is in it."""
         return {
             "model": self.model.name,
-            "served_model_name": self.model.served_name,
+            "served_model_name": self.served_name,
             "draft": self.draft.artefact.name if self.draft else None,
             "preflight": self.found.to_json(),
             "command": list(self.command),
@@ -125,15 +127,16 @@ def prepare(asked: Asked) -> Session:
     drafting = draft.artefact if draft else None
     found = preflight(model, drafting, wishes, platform, vllm, environ)
     if not asked.dry_run:
-        require_vllm(vllm)
+        require_vllm(vllm, "slimgpt serve")
     return Session(
         model=model,
+        served_name=flags.value("served-model-name") or model.served_name,
         draft=draft,
         found=found,
         address=address,
         access=who,
         command=tuple(command(model, draft, wishes, found, address, who, seed=asked.seed)),
-        environment=environment(model, found, who, environ),
+        environment=environment(model, wishes, found, who, environ),
         drain_s=flags.number("shutdown-timeout", DRAIN_S),
     )
 

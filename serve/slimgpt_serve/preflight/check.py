@@ -10,19 +10,25 @@ from dataclasses import dataclass, replace
 
 from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.resources import human_bytes
-from slimgpt_serve.artefact import Artefact
-from slimgpt_serve.budget import cpu_budget, gpu_budget
-from slimgpt_serve.findings import Preflight
 from slimgpt_serve.head_sizes import kernel_head_dim
-from slimgpt_serve.installed import Vllm
-from slimgpt_serve.limits import Context, context_of, own_class, require_servable
-from slimgpt_serve.machine import Device, gpus
-from slimgpt_serve.memory import Footprint, footprint, step_sizes, whole_blocks
-from slimgpt_serve.parallel import require_divisible
-from slimgpt_serve.speculative import require_fitting_draft
-from slimgpt_serve.vllm_flags import VllmFlags
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from slimgpt_serve.parallel import require_attention, require_divisible, stage_bounds
+from slimgpt_serve.preflight.artefact import Artefact
+from slimgpt_serve.preflight.budget import cpu_budget, gpu_budget
+from slimgpt_serve.preflight.findings import Preflight
+from slimgpt_serve.preflight.installed import Vllm
+from slimgpt_serve.preflight.limits import Context, context_of, own_class, require_servable
+from slimgpt_serve.preflight.machine import Device, gpus
+from slimgpt_serve.preflight.memory import (
+    VALUE_BYTES,
+    Footprint,
+    footprint,
+    largest,
+    stage_shapes,
+    step_sizes,
+    whole_blocks,
+)
+from slimgpt_serve.preflight.speculative import require_fitting_draft
+from slimgpt_serve.preflight.vllm_flags import VllmFlags
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,21 @@ class Wishes:
     utilization: float
     dtype: str
     flags: VllmFlags
+
+    @property
+    def stages(self) -> int:
+        """Of pipeline parallelism."""
+        return max(1, self.flags.number("pipeline-parallel-size", self.flags.number("pp", 1)))
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """Of the KV cache, where vLLM's flag says."""
+        return self.flags.number("kv-cache-memory-bytes", 0) or None
+
+    @property
+    def ranks(self) -> int:
+        """Devices, or processes on a CPU."""
+        return self.degree * self.stages
 
 
 def preflight(
@@ -78,15 +99,15 @@ def preflight(
     held = _held(model, wishes, platform, devices, dtype)
     if draft:
         held += _held(draft, wishes, platform, devices, dtype)  # vLLM drafts in the same type
-    kv = wishes.flags.number("kv-cache-memory-bytes", 0) or None
     if platform == "cuda":
-        budget = gpu_budget(devices, wishes.degree, wishes.utilization, held, kv)
+        budget = gpu_budget(devices, wishes.ranks, wishes.utilization, held, wishes.kv_bytes)
     else:
         wanted = (wishes.context or 0) * held.kv_bytes_per_token
-        budget = cpu_budget(environ, wishes.degree, held, kv, wanted)
+        budget = cpu_budget(environ, wishes.ranks, held, wishes.kv_bytes, wanted)
     found = Preflight(
         platform=platform,
         degree=wishes.degree,
+        stages=wishes.stages,
         dtype=dtype,
         held=held,
         budget=budget,
@@ -107,10 +128,15 @@ def _servable(
     release = vllm.release if vllm else None
     for artefact in filter(None, (model, draft)):
         require_servable(artefact.name, artefact.meta, release)
-        try:
-            require_divisible(artefact.shape.layers, wishes.degree)
-        except UsageError as reason:
-            raise UsageError(f"{artefact.name}: --{_hyphened(str(reason))}") from None
+        layers = artefact.shape.layers
+        require_divisible(layers, wishes.degree, f"{artefact.name}: --tensor-parallel")
+        if wishes.stages > len(layers):
+            raise UsageError(
+                f"{artefact.name} has {len(layers)} layers: give --pipeline-parallel-size at most "
+                "that"
+            )
+        for start, end in stage_bounds(len(layers), wishes.stages):
+            require_attention(layers, start, end)
     context = context_of(model.meta)
     if draft:
         require_fitting_draft(model, draft, platform)
@@ -123,27 +149,28 @@ def _servable(
     return context
 
 
-def _hyphened(message: str) -> str:
-    """vLLM's own users read ``tensor parallel``; ours know the option."""
-    return message.replace("tensor parallel", "tensor-parallel", 1)
-
-
 def _held(
     model: Artefact, wishes: Wishes, platform: str, devices: list[Device], dtype: str
 ) -> Footprint:
     first = devices[0] if devices else Device(0, 0, "")
-    tokens, sequences = step_sizes(platform, first.total_bytes, first.name, wishes.degree)
-    value_bytes = BYTES[dtype]
+    tokens, sequences = step_sizes(platform, first.total_bytes, first.name, wishes.ranks)
+    own = VALUE_BYTES[dtype]
     kv_dtype = wishes.flags.value("kv-cache-dtype") or "auto"
-    return footprint(
-        model.shape,
-        degree=wishes.degree,
-        platform=platform,
-        weight_bytes_per_value=value_bytes,
-        kv_bytes_per_value=1 if kv_dtype.startswith("fp8") else BYTES.get(kv_dtype, value_bytes),
-        step_tokens=wishes.flags.number("max-num-batched-tokens", tokens),
-        step_sequences=wishes.flags.number("max-num-seqs", sequences),
-        packed_bytes=model.packed_bytes,
+    packed = model.packed_bytes
+    return largest(
+        [
+            footprint(
+                stage,
+                degree=wishes.degree,
+                platform=platform,
+                weight_bytes_per_value=own,
+                kv_bytes_per_value=1 if kv_dtype[:3] == "fp8" else VALUE_BYTES.get(kv_dtype, own),
+                step_tokens=wishes.flags.number("max-num-batched-tokens", tokens),
+                step_sequences=wishes.flags.number("max-num-seqs", sequences),
+                packed_bytes=packed and -(-packed // wishes.stages),
+            )
+            for stage in stage_shapes(model.shape, wishes.stages)
+        ]
     )
 
 
@@ -164,7 +191,7 @@ def _notes(model: Artefact, context: Context, wishes: Wishes, platform: str) -> 
             "some layers have windows: vLLM shares the cache out by groups of layers, and may hold "
             "another number of tokens"
         )
-    if model.packed_bytes is not None and wishes.degree > 1:
+    if model.packed_bytes is not None and wishes.ranks > 1:
         notes.append("weights are quantised: what each device holds is their size shared out")
     return tuple(notes)
 
@@ -186,12 +213,20 @@ def _with_context(found: Preflight, context: Context, wanted: int | None) -> Pre
         )
     served = wanted or min(context.default, longest)
     notes = found.notes
-    if wanted is None and served < context.default:
+    fitted = wanted is None and served < context.default
+    if fitted:
         notes += (
             f"the context is {served:,} tokens, the longest that fits: for more of the model's "
             f"{context.default:,} give {_more_room(found.platform)}",
         )
-    return replace(found, longest_context=longest, context=served, notes=notes)
+    # Of a GPU's memory vLLM takes things that only it can measure; a context between two limits is
+    # another function (longrope), and is not left to it.
+    measured = fitted and found.platform == "cuda" and context.limit == context.default
+    if measured:
+        notes += ("this is an estimate: vLLM measures the memory and takes the context that fits",)
+    return replace(
+        found, longest_context=longest, context=served, vllm_decides=measured, notes=notes
+    )
 
 
 def _more_room(platform: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from slimgpt.errors import EnvironmentProblem, UsageError
@@ -61,6 +64,26 @@ def claim(host: str, port: int, *, tls: bool = False) -> Address:
         except OSError as reason:
             raise _refused(host, port, reason) from None
         return Address(host, attempt.getsockname()[1], tls)
+
+
+@contextmanager
+def held(address: Address) -> Iterator[None]:
+    """Keeps the address from other servers of ours, while this one loads and serves.
+
+    vLLM listens only when the model is loaded. A second server would load too, take the first one's
+    answer for its own, and die. What is held is a name in Linux's abstract namespace, which is as
+    wide as that of the ports and ends with this process.
+
+    Raises:
+        EnvironmentProblem: another has it.
+    """
+    with socket.socket(socket.AF_UNIX) as name:
+        if sys.platform == "linux":
+            try:
+                name.bind(f"\0slimgpt-serve {address.host} {address.port}")
+            except OSError as reason:
+                raise _refused(address.host, address.port, reason) from None
+        yield
 
 
 def _refused(host: str, port: int, reason: OSError) -> EnvironmentProblem | UsageError:

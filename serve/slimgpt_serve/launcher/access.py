@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimgpt.errors import UsageError
-
-VARIABLE = "VLLM_API_KEY"
-"""vLLM reads the key here; on its command line every user of the machine could."""
+from slimgpt_serve.guard import VARIABLE
 
 
 @dataclass(frozen=True, slots=True)

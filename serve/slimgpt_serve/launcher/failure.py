@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _PREFIX = r"(?:\([^)]*\)\s*)?(?:(?:ERROR|CRITICAL)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?"
 _RAISED = re.compile(rf"^{_PREFIX}((?:[A-Za-z_]\w*\.)*([A-Z]\w*)): (\S.*)$")
@@ -41,6 +41,12 @@ def root_cause(lines: Iterable[str]) -> str | None:
             continue
         cause, unsaid = f"{found[2]}: {found[3]}", found[2] == "ValidationError"
     return cause
+
+
+def why_it_ended(lines: Sequence[str], code: int) -> str:
+    """Why a process of vLLM ended, by its output or else by its exit code."""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return root_cause(lines) or f"it ended with code {code}, and its last line is: {last}"
 
 
 def refused_flag(lines: Iterable[str]) -> str | None:

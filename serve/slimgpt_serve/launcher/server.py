@@ -28,7 +28,6 @@ class ServerProcess:
     """A running ``vllm serve``.
 
     Attributes:
-        lines: the last that its processes wrote.
         pid: of the API server, and the id of its session.
     """
 
@@ -45,7 +44,7 @@ class ServerProcess:
             environment: all of it.
             echo: is given each line of its output.
         """
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._echo = echo
         self._process = subprocess.Popen(
             list(command),
@@ -65,9 +64,17 @@ class ServerProcess:
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            self.lines.append(line)
-            if self._echo:
-                self._echo(line)
+            self._lines.append(line)
+            try:
+                if self._echo:
+                    self._echo(line)
+            except OSError:  # nobody reads it any more; vLLM would wait for one who reads its pipe
+                self._echo = None
+
+    @property
+    def lines(self) -> list[str]:
+        """The last that its processes wrote: a copy, since more may come at any time."""
+        return list(self._lines)
 
     def ended(self) -> bool:
         """Whether it has ended. It is not waited for: its session's id must stay taken."""

@@ -89,20 +89,20 @@ def _container_bytes(root: Path = _CGROUP) -> int | None:
     return max(0, int(limit) - used + cache)
 
 
-def cpu_binding(degree: int) -> str | None:
+def cpu_binding(ranks: int) -> str | None:
     """``VLLM_CPU_OMP_THREADS_BIND``: the processors of each rank, where vLLM's own rule fails.
 
     vLLM gives each rank a memory node, and refuses more ranks than nodes.
     """
     nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-    if degree == 1 or nodes >= degree:
+    if ranks == 1 or nodes >= ranks:
         return None
     processors = sorted(os.sched_getaffinity(0))
-    if len(processors) < degree:
+    if len(processors) < ranks:
         raise EnvironmentProblem(
-            f"--tensor-parallel {degree} needs {degree} processors, and this process may use "
-            f"{len(processors)}: give a smaller degree"
+            f"{ranks} processors are needed, and this process may use {len(processors)}: give a "
+            "smaller --tensor-parallel, or fewer pipeline stages"
         )
-    share = len(processors) // degree
-    parts = [processors[i * share : (i + 1) * share] for i in range(degree)]
+    share = len(processors) // ranks
+    parts = [processors[i * share : (i + 1) * share] for i in range(ranks)]
     return "|".join(",".join(map(str, part)) for part in parts)

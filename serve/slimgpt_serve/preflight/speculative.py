@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from slimgpt.errors import UsageError
-from slimgpt_serve.artefact import Artefact
-from slimgpt_serve.limits import own_class
+from slimgpt_serve.preflight.artefact import Artefact
+from slimgpt_serve.preflight.limits import own_class
 
 PROBE = (
     "The quick brown fox jumps over 13 lazy dogs; naïve café, 東京 and Здравствуй.\n"

@@ -1,0 +1,1 @@
+"""``slimgpt serve``: the vLLM process, who may ask it, and its end."""
