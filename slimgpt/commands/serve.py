@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.text import Text
 
 from slimgpt.commands.console import Console, common, seed_option
 from slimgpt.errors import UsageError
 
-_INTERRUPTED = 130
+_SIGNALLED = 128  # and the signal's number: what shells say
 
 
 @click.command()
@@ -69,7 +70,9 @@ _INTERRUPTED = 130
     show_default=True,
     help="Tokens to draft at a time.",
 )
-@click.option("--dry-run", is_flag=True, help="Check and count, and start nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check and count, and start nothing; the port is not tried."
+)
 @seed_option
 @click.option(
     "--dtype",
@@ -92,11 +95,18 @@ def serve(
 
     What can be known is checked first: the files, the devices, the memory, the port. SIGTERM and
     Ctrl-C let requests under way end; a second one does not. Flags of vLLM stand after --.
+
+    Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 143 after SIGTERM before it was ready, 4 if vLLM
+    dies.
     """
     from slimgpt.checkpoint.locate import locate
 
     module: Any = importlib.import_module("slimgpt_serve.launcher.session")
-    quiet = bool(click.get_current_context().params["quiet"])
+    context = click.get_current_context()
+    given = context.get_parameter_source("draft_tokens") is ParameterSource.COMMANDLINE
+    if given and not draft:
+        raise UsageError("--draft-tokens means nothing without --draft: give a draft model")
+    quiet = bool(context.params["quiet"])
     asked = module.Asked(
         model=(model, locate(model)),
         draft=(draft, _locate_draft(draft)) if draft else None,
@@ -129,10 +139,15 @@ def _run(console: Console, session: Any, *, quiet: bool) -> None:
         click.echo(f"the API key, shown this once: {session.access.key}", err=True)
     server = session.server(None if quiet else _echo)
 
+    was_ready = False
+
     def ready(process: Any, seconds: float) -> None:
+        nonlocal was_ready
+        was_ready = True
         tokens = module.kv_tokens(process.lines)
         console.message(
-            f"serving {session.model.name} at {session.address.url} (ready after {seconds:.0f} s, "
+            f"serving {session.model.name} as {session.served_name!r} at {session.address.url} "
+            f"(ready after {seconds:.0f} s, "
             f"{session.found.kv_tokens if tokens is None else tokens:,} KV tokens)"
         )
         if console.as_json:
@@ -147,7 +162,9 @@ def _run(console: Console, session: Any, *, quiet: bool) -> None:
             sys.stdout.flush()
 
     number = module.watch(server, session.address, session.drain_s, ready, console.message)
-    raise click.exceptions.Exit(_INTERRUPTED if number == signal.SIGINT else 0)
+    raise click.exceptions.Exit(
+        0 if was_ready and number == signal.SIGTERM else _SIGNALLED + number
+    )
 
 
 def _echo(line: str) -> None:

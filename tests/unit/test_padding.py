@@ -196,7 +196,12 @@ def test_a_llama_keeps_no_word_of_windows_either(widths):
     assert not windows.keys() & planned("llama", [widths] * 2, **windows).config.keys()
 
 
-STRAY = {"bias": True, "qkv_bias": True, "logit_scale": 0.5, "target_layer_count": 9}
+STRAY: dict[str, Any] = {
+    "bias": True,
+    "qkv_bias": True,
+    "logit_scale": 0.5,
+    "target_layer_count": 9,
+}
 STRAY |= {"llama_4_scaling": {"beta": 1}, "ada_rms_norm_t_cond": True, "qk_norm": True}
 
 

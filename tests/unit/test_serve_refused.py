@@ -157,6 +157,21 @@ def test_a_plugin_list_without_ours_is_refused(refused, monkeypatch):
     assert said.startswith("VLLM_PLUGINS=lora_resolver leaves slimgpt out")
 
 
+def test_draft_tokens_without_a_draft_are_refused(refused):
+    said = refused(2, DENSE, "--dry-run", "--draft-tokens", 2)
+    assert said == "--draft-tokens means nothing without --draft: give a draft model\n"
+
+
+def test_a_dry_run_refuses_a_key_file_that_is_not_there(refused, tmp_path):
+    said = refused(2, DENSE, "--dry-run", "--api-key-file", tmp_path / "key")
+    assert said == f"--api-key-file {tmp_path}/key can't be read: No such file or directory\n"
+
+
+@pytest.mark.skipif(installed_vllm() is not None, reason="vLLM is installed here")
+def test_a_dry_run_says_that_vllm_is_missing(capfd):
+    assert "note: vLLM is not installed here" in ServeLine(capfd)(DENSE, "--dry-run").stdout
+
+
 @pytest.mark.skipif(installed_vllm() is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_names_the_extra(refused):
     assert refused(4, DENSE, "--port", 0) == (

@@ -44,6 +44,9 @@ def stop(*_):
         finally:  # also where nobody reads what it prints
             os._exit(0)
 signal.signal(signal.SIGTERM, stop)
+if how == "loads":
+    while True:
+        time.sleep(1)
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
@@ -123,7 +126,18 @@ def test_the_first_signal_lets_it_end_what_is_under_way(life, number):
     server = life("drains")
     assert server.live((0, number)) == number
     assert server.echoed[-1] == "drained\n"
-    assert server.told == ["stopping: requests under way get 20 s; the same signal again kills"]
+    assert server.told == ["stopping: requests get 20 s; the same signal again kills", "stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_still_loads_is_ended_soon(life, monkeypatch, number):
+    # vLLM loads to the end before it heeds a signal, as this one does for ever.
+    monkeypatch.setattr("slimgpt_serve.launcher.watch._LOADING_S", 0.5)
+    server = life("loads")
+    threading.Timer(1.5, os.kill, (os.getpid(), number)).start()
+    assert server.live() == number
+    assert server.ready == []
+    assert server.told == ["stopped before it was ready"]
 
 
 def test_the_second_signal_kills_it_with_its_workers(life):

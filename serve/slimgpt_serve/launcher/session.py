@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,7 @@ def prepare(asked: Asked) -> Session:
     """
     flags = VllmFlags(asked.vllm_flags)
     tls = "ssl-certfile" in flags
-    # A dry run shows no key and starts nothing: it needs neither one nor the port.
-    who = (
-        Access(None)
-        if asked.dry_run
-        else access(asked.host, asked.api_key_file, asked.environ, quiet=asked.quiet)
-    )
+    who = access(asked.host, asked.api_key_file, asked.environ, quiet=asked.quiet)
     model = read_artefact(*asked.model)
     draft = Draft(read_artefact(*asked.draft), asked.draft_tokens) if asked.draft else None
     vllm = installed_vllm()
@@ -128,6 +123,8 @@ def prepare(asked: Asked) -> Session:
     found = preflight(model, drafting, wishes, platform, vllm, environ)
     if not asked.dry_run:
         require_vllm(vllm, "slimgpt serve")
+    elif vllm is None:
+        found = replace(found, notes=("vLLM is not installed here", *found.notes))
     return Session(
         model=model,
         served_name=flags.value("served-model-name") or model.served_name,

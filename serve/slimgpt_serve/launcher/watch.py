@@ -18,6 +18,7 @@ from slimgpt_serve.launcher.server import ServerProcess, collected_signals
 _POLL_S = 0.2
 _ANSWER_S = 5.0
 _TEARDOWN_S = 30.0
+_LOADING_S = 5.0
 _KV_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _ARGPARSE_REFUSED = 2
 
@@ -31,7 +32,8 @@ def watch(
 ) -> int:
     """Starts the server, waits for it to answer, then for its end or for a signal.
 
-    On the first SIGTERM or SIGINT vLLM ends what is under way; on the second it is killed.
+    On the first SIGTERM or SIGINT vLLM ends what is under way; on the second it is killed, and soon
+    after the first where it does not answer yet.
 
     Args:
         start: starts it.
@@ -59,8 +61,11 @@ def watch(
                     ready = True
                     on_ready(server, time.monotonic() - started)
                 time.sleep(_POLL_S)
-            tell(f"stopping: requests under way get {drain_s:.0f} s; the same signal again kills")
-            _stop(server, came, drain_s + _TEARDOWN_S)
+            if ready:
+                tell(f"stopping: requests get {drain_s:.0f} s; the same signal again kills")
+            # vLLM would load to the end first, which takes minutes, and no request is under way.
+            _stop(server, came, drain_s + _TEARDOWN_S if ready else _LOADING_S)
+            tell("stopped" if ready else "stopped before it was ready")
             return came[0]
         finally:
             server.end()
