@@ -22,6 +22,9 @@ from slimgpt.families.qwen import Qwen2
 from slimgpt.shape import LayerShape, ModelShape
 
 _WINDOWS = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
+_VLLM_ALONE = {"bias", "qkv_bias", "logit_scale", "target_layer_count"}
+_VLLM_ALONE |= {"llama_4_scaling", "ada_rms_norm_t_cond", "qk_norm"}
+"""What vLLM's classes read of any config.json, and transformers' do not."""
 _QWEN2_UNSAID = {"max_position_embeddings": 32768, "bos_token_id": None, "eos_token_id": None}
 """What Qwen2Config takes where the file says nothing, and LlamaConfig takes otherwise."""
 
@@ -35,7 +38,8 @@ class Layout:
         family: adapter of its class.
         source: shape of the model that it is made of.
         shape: of the stock model; the same function, padded by zeros.
-        copied: it is stock already, and config and weights stay as they are.
+        copied: it is stock already; the weights stay as they are, and so does the config, but for
+            what vLLM alone would read.
     """
 
     config: Config
@@ -138,13 +142,23 @@ def _routes(meta: ConfigOnly) -> Iterator[_Route]:
 def _head_counts(route: _Route) -> Iterator[tuple[int, int]]:
     """(KV heads, query heads a KV head) that hold every layer, the fewest of each group size.
 
-    A group larger than the largest of the model can pay only where the class takes few head counts.
+    A group larger than the largest of the model can pay only where the class takes few head counts,
+    and only while its queries alone cost less than what was found: a hidden size of millions, which
+    a stranger's config may have, is not counted through.
     """
-    attending = [layer for layer in route.shape.layers if layer.has_attention]
-    for group in range(1, route.shape.hidden_size + 1):
+    shape = route.shape
+    attending = [layer for layer in shape.layers if layer.has_attention]
+    largest = max(layer.group_size for layer in attending)
+    cheapest: int | None = None
+    for group in range(1, shape.hidden_size + 1):
         least = max(layer.kv_heads * copies(layer, group) for layer in attending)
-        for kv_heads in range(least, max(least, route.shape.hidden_size // group) + 1):
+        cost = shape.layer_parameters(LayerShape(least * group, least, 0))
+        if cheapest is not None and group > largest and cost > cheapest:
+            return
+        for kv_heads in range(least, max(least, shape.hidden_size // group) + 1):
             if route.takes(kv_heads * group):
+                cost = shape.layer_parameters(LayerShape(kv_heads * group, kv_heads, 0))
+                cheapest = cost if cheapest is None else min(cheapest, cost)
                 yield kv_heads, group
                 break
 
@@ -161,6 +175,7 @@ def _layout(meta: ConfigOnly, route: _Route, shape: ModelShape) -> Layout:
     if config["model_type"] == Llama.model_type:
         # transformers' Llama knows no windows, and vLLM's takes one that was left in the file.
         config = {k: v for k, v in config.items() if k not in _WINDOWS}
+    config = {k: v for k, v in config.items() if k not in _VLLM_ALONE}
     return Layout(config, route.family, meta.shape, shape, copied)
 
 

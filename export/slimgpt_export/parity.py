@@ -22,6 +22,8 @@ EXACT = 1e-3
 On tiny models, sums in another order came to 4e-6, and query heads at wrong KV heads to 2.
 """
 _SEQUENCES, _TOKENS, _COMPARED = 2, 96, 64
+_LONGEST_WINDOW = 2**15
+"""Attention costs the square of the tokens: no model in use has a longer window that counts."""
 _FLOAT32_BYTES = 4
 
 
@@ -54,13 +56,14 @@ def probe(meta: ConfigOnly, seed: int) -> Tensor:
     """Random token ids of the model's vocabulary, (sequences, tokens).
 
     They reach beyond a sliding window, as far as the model's context allows: before its end, all
-    windows look the same.
+    windows look the same. One that the context does not exceed is none.
     """
     import torch
 
-    windows = [meta.family.sliding_window(meta.config, i) for i in range(len(meta.shape.layers))]
-    tokens = max(_TOKENS, *(window + _COMPARED for window in windows if window), 0)
-    tokens = min(tokens, meta.context_length or tokens)
+    most = meta.context_length or _LONGEST_WINDOW + _COMPARED
+    windows = (meta.family.sliding_window(meta.config, i) for i in range(len(meta.shape.layers)))
+    counting = [w for w in windows if w and w < most and w <= _LONGEST_WINDOW]
+    tokens = min(max(_TOKENS, *(w + _COMPARED for w in counting), 0), most)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(meta.shape.vocab_size, (_SEQUENCES, tokens), generator=generator)
 

@@ -32,7 +32,12 @@ from slimgpt_export.quantize_llmcompressor import (
     versions,
 )
 from slimgpt_export.quantize_options import QuantizeOptions, QuantizeResult
-from slimgpt_export.quantize_quality import describe_quality, require_kl, score
+from slimgpt_export.quantize_quality import (
+    describe_quality,
+    require_kl,
+    require_room,
+    score,
+)
 from slimgpt_export.quantize_schemes import require_kernels
 from slimgpt_export.quantize_windows import Data, load_data
 
@@ -75,6 +80,7 @@ def quantize(
     checkpoint = Checkpoint(model)
     require_loadable(checkpoint.meta)
     require_stock_code(checkpoint.meta)
+    require_room(checkpoint.meta, options.device, options.dtype)
     run = _Run(checkpoint, out, options, source_name or model.resolve().name, progress or Silent())
     return QuantizeResult(
         out,

@@ -18,6 +18,7 @@ from slimgpt.errors import UsageError
 
 NEEDS_TEXT = "--text FILE for what is measured"
 LARGEST_SEED = 2**32 - 1
+_BOUNDS = (("samples", 1, 2**31), ("sequence_length", 2, 2**31), ("seed", 0, LARGEST_SEED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +107,23 @@ def _calibration_entry(recipe: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     kept = {
         key: entry[key]
-        for key, most in (("samples", 2**31), ("sequence_length", 2**31), ("seed", LARGEST_SEED))
-        if type(entry.get(key)) is int and 0 <= entry[key] <= most
+        for key, least, most in _BOUNDS
+        if type(entry.get(key)) is int and least <= entry[key] <= most
     }
     sources = entry.get("sources")
-    if isinstance(sources, list) and all(isinstance(name, str) for name in sources):
+    if isinstance(sources, list) and all(isinstance(x, str) and _is_bare(x) for x in sources):
         kept["sources"] = sources
     if isinstance(entry.get("windows_sha256"), str):
         kept["windows_sha256"] = entry["windows_sha256"]
     return kept
+
+
+def _is_bare(name: str) -> bool:
+    """Whether it is a file's name without a folder, as slimgpt writes it.
+
+    Another could make us read, and publish a measure of, a file that the user never named.
+    """
+    return Path(name).name == name != "" and name.isprintable()
 
 
 def _sources(done: Mapping[str, Any], *, calibrated: bool) -> tuple[str, ...]:

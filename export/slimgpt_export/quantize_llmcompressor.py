@@ -91,7 +91,7 @@ def pack(
     Layer after layer, each on inputs that went through the quantised ones before it.
 
     Args:
-        model: a transformers causal LM in the type that it is stored in; changed in place.
+        model: a transformers causal LM in the type that it is stored in; it is used up.
         scheme: how.
         group_size: inputs that share a scale, where the scheme has groups.
         windows: (samples, tokens), for a scheme that is calibrated.
@@ -118,10 +118,22 @@ def pack(
             )
             watch.finish()
         model.save_pretrained(directory, max_shard_size=SHARD_BYTES)
+        _let_go(model)
     for text in said:
         progress.record("llmcompressor", {"warning": text})
     settings = read_json(directory / "config.json")["quantization_config"]
     return Packed(settings, next((text for text in said if text.startswith(_FELL_BACK)), None))
+
+
+def _let_go(model: Any) -> None:
+    """Frees the weights, which llm-compressor's session and what it traced would hold on to."""
+    import torch
+    from llmcompressor.core import active_session
+
+    session: Any = active_session()  # its methods have no types
+    session.reset()
+    for parameter in list(model.parameters()):
+        parameter.data = torch.empty(0)
 
 
 class _Watch:

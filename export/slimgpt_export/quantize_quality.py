@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from slimgpt.checkpoint.quantized import read_quantized
-from slimgpt.errors import GateMissed
+from slimgpt.checkpoint.reader import BYTES_PER_VALUE, ConfigOnly
+from slimgpt.errors import EnvironmentProblem, GateMissed
 from slimgpt.evaluate.perplexity import Quality, measure, perplexity
 from slimgpt.loading import load_model
 from slimgpt.progress import Progress
 from slimgpt.release.manifest import rounded
-from slimgpt.resources import resolve_device
+from slimgpt.resources import available_memory_bytes, human_bytes, resolve_device
 from slimgpt_export.quantize_llmcompressor import load_packed, quiet_libraries
 from slimgpt_export.quantize_windows import Data
 
@@ -51,8 +53,8 @@ def describe_quality(quality: Quality, data: Data, packed: Path, before: int) ->
     after = read_quantized(packed).weight_bytes
     measured: dict[str, Any] = rounded(
         {
-            "perplexity": perplexity(quality.nll),
-            "baseline_perplexity": perplexity(quality.baseline_nll),
+            "perplexity": _number(perplexity(quality.nll)),
+            "baseline_perplexity": _number(perplexity(quality.baseline_nll)),
             "kl": quality.kl,
         }
     )
@@ -66,6 +68,34 @@ def describe_quality(quality: Quality, data: Data, packed: Path, before: int) ->
         **measured,
         "weight_bytes": {"before": before, "after": after},
     }
+
+
+def _number(value: float) -> float | None:
+    """The value, or None for an infinite one: JSON has no infinity."""
+    return value if isfinite(value) else None
+
+
+def require_room(meta: ConfigOnly, device: str, dtype: str) -> None:
+    """Refuses a model that does not fit into memory, before anything is made of it.
+
+    It is quantised on the CPU as it is stored, and measured beside its result, on a GPU where
+    there is one: there, one of the two at a time goes through memory.
+
+    Raises:
+        EnvironmentProblem: with what is needed and what is free.
+    """
+    kind = resolve_device(device).type
+    if dtype == "auto":
+        dtype = "float32" if kind == "cpu" else meta.dtype
+    measured = meta.shape.weight_bytes(BYTES_PER_VALUE[dtype]) * (2 if kind == "cpu" else 1)
+    needed = max(meta.shape.weight_bytes(meta.bytes_per_value), measured)
+    free = available_memory_bytes()
+    if free is not None and free < needed:
+        raise EnvironmentProblem(
+            f"quantising and measuring loads the model, {human_bytes(needed)} in {dtype}, and "
+            f"{human_bytes(free)} of memory are free: give --dtype bfloat16 where it is not given, "
+            "or use a machine with more"
+        )
 
 
 def require_kl(quality: Quality, most: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slimgpt.calibration import SELF, Calibration, load_calibration
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.reader import Checkpoint
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.progress import Progress
 from slimgpt_export.quantize_data import LARGEST_SEED, NEEDS_TEXT, Chosen, DataOptions
 
@@ -129,6 +129,8 @@ def _with_spare(load: Callable[[int], Calibration], samples: int) -> tuple[Calib
         except UsageError:  # too little text for so many
             spare //= 2
             continue
+        except EnvironmentProblem:  # too little memory, or no hub: told for the samples asked
+            break
         windows = calibration.windows
         used = Calibration(windows[:samples], calibration.sources, calibration.seed)
         return used, windows[samples:]

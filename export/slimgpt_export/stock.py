@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import slimgpt
 from slimgpt.checkpoint.digest import require_finite, source_digest
+from slimgpt.checkpoint.quantized import is_quantized
 from slimgpt.checkpoint.reader import CARD, Checkpoint
 from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_durably, write_json
 from slimgpt.destination import require_absent, require_apart, require_published
-from slimgpt.errors import GateMissed
+from slimgpt.errors import GateMissed, UsageError
 from slimgpt.loading import require_loadable, require_stock_code
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.journal import Journal
@@ -106,6 +107,8 @@ def export_stock(
     started = time.monotonic()
     require_absent(out)
     require_apart(model, out)
+    if is_quantized(model):
+        raise UsageError(f"{model} is quantised: give the MODEL that it was made from")
     checkpoint = Checkpoint(model)
     require_loadable(checkpoint.meta)
     require_stock_code(checkpoint.meta)

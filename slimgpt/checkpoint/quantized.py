@@ -18,6 +18,7 @@ METHOD = "compressed-tensors"
 _BITS = {"F4": 4, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}
 _BITS |= {"F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32}
 _BITS |= {"F64": 64, "I64": 64, "U64": 64}
+_WHOLE = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,11 @@ def _check(meta: ConfigOnly, headers: Mapping[str, tuple[tuple[int, ...], str]])
                 )
         elif f"{name}_packed" not in headers:
             raise IntegrityError(f"{meta.directory} lacks the weight {name}")
+        # Without its scale a weight is loaded all the same, with numbers that were never written.
+        rounded = name not in headers or headers[name][1] not in _WHOLE
+        scale, _ = headers.get(f"{name}_scale", ((), ""))
+        if rounded and not scale:
+            raise IntegrityError(f"{meta.directory} lacks {name}_scale")
 
 
 def _described(settings: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -14,13 +14,13 @@ from slimgpt.resources import human_bytes
 
 @click.command()
 @click.argument("model")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--scheme",
     type=click.Choice(["fp8", "w8a8", "w4a16"]),
     required=True,
-    help="fp8: 8-bit floats, needs no calibration. w8a8: 8-bit integers, which vLLM 0.32 does not "
-    "run on Blackwell GPUs. w4a16: 4-bit weights.",
+    help="fp8: 8-bit floats; no calibration, but text to measure on. w8a8: 8-bit integers, which "
+    "vLLM 0.32 does not run on Blackwell GPUs. w4a16: 4-bit weights.",
 )
 @click.option(
     "--group-size",
@@ -37,7 +37,11 @@ from slimgpt.resources import human_bytes
     help="Where it is to be served: widths that a kernel refuses there are told at once.",
 )
 @click.option(
-    "--tensor-parallel", type=int, default=1, help="GPUs that share every layer when it is served."
+    "--tensor-parallel",
+    type=int,
+    default=1,
+    show_default=True,
+    help="GPUs that share every layer when it is served.",
 )
 @click.option(
     "--calibration",
@@ -54,7 +58,9 @@ from slimgpt.resources import human_bytes
     type=click.Path(path_type=Path),
     help="What to measure on.  [default: windows of the calibration text that were not used]",
 )
-@click.option("--window", type=int, help="Tokens in a window of --text.  [default: as above]")
+@click.option(
+    "--window", type=int, help="Tokens in a window of --text.  [default: --sequence-length]"
+)
 @click.option(
     "--max-kl",
     type=float,
@@ -71,7 +77,7 @@ from slimgpt.resources import human_bytes
 def quantized(
     console: Console,
     model: str,
-    directory: Path,
+    out: Path,
     scheme: str,
     group_size: int,
     runs_on: str,
@@ -86,7 +92,7 @@ def quantized(
     device: str,
     dtype: str,
 ) -> None:
-    """Write MODEL to DIR with 8-bit or 4-bit weights, as vLLM and transformers load them.
+    """Write MODEL to OUT with 8-bit or 4-bit weights, as vLLM and transformers load them.
 
     The matrices of the decoder layers are quantised, in the compressed-tensors format; embeddings
     and LM head stay. The result is read back, and its perplexity and its divergence from MODEL are
@@ -102,10 +108,10 @@ def quantized(
     options: Any = importlib.import_module("slimgpt_export.quantize_options")
     target = schemes.Target(schemes.SCHEMES[scheme], group_size, runs_on, tensor_parallel)
     asked = data.DataOptions(calibration, samples, sequence_length, seed, text, window)
-    require_absent(directory)
+    require_absent(out)
     result = job.quantize(
         locate(model),
-        directory,
+        out,
         options.QuantizeOptions(target, asked, max_kl, device, dtype),
         source_name=None if Path(model).is_dir() else model,
         progress=console,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from safetensors.torch import load_file
 from slimgpt.checkpoint.quantized import read_quantized
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.demo import CALIBRATION
-from slimgpt.errors import GateMissed, UsageError
+from slimgpt.errors import EnvironmentProblem, GateMissed, UsageError
 from slimgpt.loading import load_model
+from slimgpt.progress import Silent
 from slimgpt.shape import LayerShape
+from slimgpt.workspace import Workspace
 from slimgpt_export.quantize import quantize
 from slimgpt_export.quantize_data import DataOptions
 from slimgpt_export.quantize_options import QuantizeOptions, QuantizeResult
@@ -68,6 +71,7 @@ def test_every_family_is_served_with_its_own_widths(tiny, rows, tmp_path, name, 
     written = json.loads((out / "config.json").read_text())
     assert written.pop("quantization_config")["quant_method"] == "compressed-tensors"
     assert written == config
+    assert "Widths differ by layer" in (out / "README.md").read_text()
 
     dense, _ = load_model(model, device="cpu", dtype="float32")
     ids = random_ids(4, LENGTH, seed=3)
@@ -152,6 +156,54 @@ def test_quality_is_that_of_what_is_published(tiny, rows, tmp_path):
     assert manifest["recipe"]["quantization"]["scheme"] == "w8a8"
 
 
+@pytest.mark.parametrize("scheme", ["fp8", "w8a8"])
+def test_the_weights_are_let_go_before_the_result_is_measured(tiny, tmp_path, scheme):
+    """llm-compressor's session and its tracing keep the model: it would be there a third time."""
+    from llmcompressor.core import active_session
+
+    from slimgpt_export.quantize_llmcompressor import pack
+
+    model, _ = load_model(tiny.dense("llama-bfloat16").path, device="cpu", dtype="bfloat16")
+    pack(model, SCHEMES[scheme], 128, random_ids(4, LENGTH, seed=9), tmp_path, Silent())
+    assert active_session().state.model is None
+    assert not sum(parameter.nbytes for parameter in model.parameters())
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_run_killed_behind_its_publishing_is_only_cleaned_up(tiny, rows, tmp_path, monkeypatch):
+    model, out = tiny.dense("llama-bfloat16").path, tmp_path / "out"
+
+    def killed(_: Workspace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workspace, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, out, rows, "fp8")
+    monkeypatch.undo()
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(UsageError, match="exists"):
+        run(model, out, rows, "w8a8")  # the work beside it is of another recipe
+    assert run(model, out, rows, "fp8").quality["tokens"]
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_a_weight_is_changed(
+    tiny, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("slimgpt.resources.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    with pytest.raises(EnvironmentProblem, match=r"the quantised checkpoint needs .* 9 B are free"):
+        run(tiny.dense("llama-bfloat16").path, tmp_path / "out", rows, "fp8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_as_readable_as_any(tiny, rows, tmp_path):
+    run(tiny.dense("llama-bfloat16").path, tmp_path / "out", rows, "fp8")
+    [mode] = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "any").touch()
+    assert mode == (tmp_path / "any").stat().st_mode & 0o777
+
+
 def test_a_missed_gate_leaves_nothing(tiny, rows, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(GateMissed, match=r"above --max-kl 1e-09: nothing is written") as missed:
@@ -196,6 +248,9 @@ def test_the_command_prints_one_document(desk: Desk):
     assert "weights int8, activations int8" in shown.stdout
     card = (desk.out / "README.md").read_text()
     assert "quantised to w8a8" in card
+    assert "vLLM and transformers load it as it is" in card
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (desk.out / name).read_bytes() == (desk.model / name).read_bytes()
     assert str(document["kl"]) in card
 
 

@@ -10,7 +10,7 @@ import torch
 from slimgpt.calibration import load_calibration
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.demo import CALIBRATION, EVALUATION
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt_export.quantize_data import DataOptions, choose
 from slimgpt_export.quantize_windows import SHARED_TOKENS, Data, load_data
 
@@ -122,6 +122,38 @@ def test_without_calibration_the_measured_text_is_still_not_what_it_was_pruned_o
 def test_what_is_missing_is_named_with_its_flag(model, done, calibrated, says):
     with pytest.raises(UsageError, match=says):
         choose(model, done, DataOptions(), calibrated=calibrated)
+
+
+@pytest.mark.parametrize("name", ["{path}", "../{name}", "./{name}", "{name}\x1b[2J", ""])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_manifest_names_no_file_of_another_folder(model, name, calibrated, monkeypatch):
+    """It may come from anyone, and slimgpt writes names without folders."""
+    monkeypatch.chdir(CALIBRATION.parent / "model")
+    source = name.format(path=CALIBRATION, name=CALIBRATION.name)
+    done = {"calibration": {"sources": [source], "samples": 2, "sequence_length": 16}}
+    with pytest.raises(UsageError, match="does not say on what text it was pruned"):
+        choose(model, done, DataOptions(samples=2), calibrated=calibrated)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"samples": 0}, {"sequence_length": 1}, {"seed": -1}, {"samples": True}], ids=str
+)
+def test_numbers_that_no_run_can_have_had_are_passed_over(model, entry):
+    asked = DataOptions((str(CALIBRATION),))
+    plain = choose(model, {}, asked, calibrated=True)
+    assert choose(model, {"calibration": entry}, asked, calibrated=True) == plain
+
+
+def test_memory_that_holds_no_spare_windows_is_told_for_the_samples_asked(model, monkeypatch):
+    """16 bytes a token: there is room for what was asked, and not for 128 windows more."""
+    asked: dict[str, Any] = {"samples": SAMPLES, "sequence_length": LENGTH, "text": None}
+    free = 16 * SAMPLES * LENGTH
+    monkeypatch.setattr("slimgpt.resources.available_memory_bytes", lambda: free)
+    with pytest.raises(UsageError, match=r"apart from the 16 to calibrate on: give --text"):
+        data(model, {}, calibration=(str(CALIBRATION),), **asked)
+    monkeypatch.setattr("slimgpt.resources.available_memory_bytes", lambda: free - 1)
+    with pytest.raises(EnvironmentProblem, match=r"^--samples 16 x 64 tokens needs"):
+        data(model, {}, calibration=(str(CALIBRATION),), **asked)
 
 
 def test_another_text_of_the_same_name_is_refused(model, tmp_path, monkeypatch):

@@ -8,9 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimgpt.checkpoint.quantized import is_quantized, read_quantized
+from slimgpt.checkpoint.reader import read_config
 from slimgpt.errors import EnvironmentProblem, IntegrityError
-from slimgpt_export import quantize_llmcompressor
+from slimgpt.evaluate.perplexity import Quality
+from slimgpt.evaluate.windows import EvaluationText
+from slimgpt_export import quantize_llmcompressor, quantize_quality
 from slimgpt_export.quantize_llmcompressor import require_device, require_llmcompressor
+from slimgpt_export.quantize_quality import describe_quality, require_room
+from slimgpt_export.quantize_windows import Data
 from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, WEIGHTS, Desk
 
 CT = {
@@ -52,6 +57,11 @@ def test_a_directory_that_exists_is_refused(desk: Desk):
     desk.refuses(command(desk, "fp8"), USAGE, "exists")
 
 
+def test_an_out_inside_the_model_is_refused(desk: Desk):
+    arguments = ["export", "quantized", str(desk.model), str(desk.model / "in"), "--scheme", "fp8"]
+    desk.refuses(arguments, USAGE, "lies inside MODEL")
+
+
 def test_a_missing_extra_is_named(desk: Desk, monkeypatch):
     monkeypatch.setattr(quantize_llmcompressor, "find_spec", lambda _: None)
     desk.refuses(command(desk, "fp8"), ENVIRONMENT, "pip install 'slimgpt[quantize]'")
@@ -74,6 +84,40 @@ def test_another_device_than_the_first_gpu_is_refused(name, kind, index, sets):
 @pytest.mark.parametrize(("kind", "accelerator"), [("cpu", False), ("cuda", True)])
 def test_the_device_that_llm_compressor_takes_is_accepted(kind, accelerator):
     require_device(kind, kind, None, accelerator=accelerator)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "copies", "width"),
+    [("auto", 2, 4), ("float32", 2, 4), ("bfloat16", 2, 2), ("float16", 2, 2)],
+)
+def test_a_model_beyond_the_memory_is_refused(desk: Desk, monkeypatch, dtype, copies, width):
+    """Both models are in memory while they are measured."""
+    meta = read_config(desk.model)
+    needed = copies * meta.shape.weight_bytes(width)
+    monkeypatch.setattr(quantize_quality, "available_memory_bytes", lambda: needed)
+    require_room(meta, "cpu", dtype)
+    monkeypatch.setattr(quantize_quality, "available_memory_bytes", lambda: needed - 1)
+    with pytest.raises(EnvironmentProblem, match=r"quantising and measuring .* --dtype bfloat16"):
+        require_room(meta, "cpu", dtype)
+
+
+def test_memory_is_looked_at_before_anything_is_read(desk: Desk, monkeypatch):
+    monkeypatch.setattr(quantize_llmcompressor, "find_spec", lambda _: object())
+    monkeypatch.setattr(quantize_quality, "available_memory_bytes", lambda: 1000)
+    desk.refuses(command(desk, "fp8", "--device", "cpu"), ENVIRONMENT, "1000 B of memory are free")
+
+
+def test_an_infinite_perplexity_is_null_in_json(desk: Desk, monkeypatch):
+    text = EvaluationText(torch.zeros(1, 2), "text", "")
+    data = Data(None, text, None, as_pruned=False)
+    quantise_by_hand(desk)
+    entry = describe_quality(Quality(800.0, 1.0, 2.0, text), data, desk.model, 1)
+    assert (entry["perplexity"], entry["baseline_perplexity"]) == (None, 7.3891)
+    json.dumps(entry, allow_nan=False)
+
+
+def test_the_help_names_what_the_messages_name(desk: Desk):
+    assert "export quantized [OPTIONS] MODEL OUT" in desk.run(["export", "quantized", "-h"]).stdout
 
 
 # -- quantised input -------------------------------------------------------------------------------
@@ -133,6 +177,14 @@ def test_quantised_weights_are_not_pruned(desk: Desk):
         (
             lambda w: w.pop("model.layers.1.mlp.up_proj.weight_packed"),
             "lacks the weight model.layers.1.mlp.up_proj.weight",
+        ),
+        (
+            lambda w: w.pop("model.layers.1.mlp.up_proj.weight_scale"),
+            "lacks model.layers.1.mlp.up_proj.weight_scale",
+        ),
+        (
+            lambda w: w.update({"model.norm.weight": w["model.norm.weight"].to(torch.int8)}),
+            "lacks model.norm.weight_scale",
         ),
         (
             lambda w: w.update({"model.norm.weight": torch.zeros(3)}),

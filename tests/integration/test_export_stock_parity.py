@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,25 @@ def test_the_tokens_reach_beyond_a_window(tiny: Tiny, name: str) -> None:
     assert int(ids.max()) < meta.shape.vocab_size
     assert torch.equal(ids, probe(meta, 0))
     assert not torch.equal(ids, probe(meta, 1))
+
+
+@pytest.mark.parametrize(
+    ("window", "context", "tokens"),
+    [
+        (100, 2000, 164),
+        (100, 101, 101),
+        (2000, 2000, 96),  # no token is so far from another
+        (2**31 - 1, 2**31 - 1, 96),
+        (2**20, 2**31 - 1, 96),  # beyond any memory
+        (2**15, 2**31 - 1, 2**15 + 64),
+        (7, 1, 1),
+        (7, None, 96),
+    ],
+)
+def test_the_tokens_are_as_many_as_show_a_window(tiny: Tiny, window, context, tokens) -> None:
+    meta = read_config(tiny.dense("mistral-window").path)
+    changed = {"sliding_window": window, "max_position_embeddings": context}
+    assert probe(replace(meta, config=meta.config | changed), 0).shape == (2, tokens)
 
 
 def test_a_dropped_window_is_found(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:

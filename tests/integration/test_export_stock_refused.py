@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import slimgpt_export.layout
@@ -19,7 +21,7 @@ from slimgpt.commands.export import FORMATS
 from slimgpt.shape import LayerShape, ModelShape
 from slimgpt.workspace import Workspace
 from slimgpt_export.padding import pad_layer
-from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Desk
+from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, WEIGHTS, Desk
 from tests.recovering import quick_collections
 from tests.stock_sources import write_source
 from tests.tiny_models import Tiny
@@ -90,6 +92,8 @@ def test_the_dense_original_is_told_where_a_manifest_knows_it(desk):
 
 
 def test_a_stock_model_is_copied_and_that_is_said(desk):
+    desk.drop_config("head_dim", "mlp_bias")
+    desk.edit_config(transformers_version="4.30.0", of_its_own={"a": 1})
     ended = desk.run(command(desk, desk.model, desk.out))
     assert ended.code == 0, ended.stderr
     assert "a copy, as MODEL is a stock LlamaForCausalLM already" in " ".join(ended.stdout.split())
@@ -97,6 +101,9 @@ def test_a_stock_model_is_copied_and_that_is_said(desk):
     for name in ("config.json", "tokenizer.json"):
         assert json.loads(after[name]) == json.loads(before[name])
     assert before["README.md"] == after["SOURCE_README.md"]
+    weights = [load_file(x / WEIGHTS) for x in (desk.model, desk.out)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
 
 
 @pytest.mark.parametrize("verb", [["inspect"], ["verify", "--quick"]], ids=" ".join)
@@ -188,7 +195,8 @@ def test_wrong_paths_and_options_are_refused(desk, arguments, says):
 
 def test_quantised_input_is_refused(desk):
     desk.edit_config(quantization_config={"quant_method": "gptq", "bits": 4})
-    desk.refuses(command(desk, desk.model, desk.out), USAGE, "prune first, quantise after")
+    says = "is quantised: give the MODEL that it was made from"
+    desk.refuses(command(desk, desk.model, desk.out), USAGE, says)
 
 
 def test_weights_that_are_no_numbers_are_refused(desk):
@@ -205,6 +213,13 @@ def test_a_model_beyond_the_memory_is_refused_before_anything_is_written(desk, m
     monkeypatch.setattr(slimgpt_export.parity, "available_memory_bytes", lambda: 1000)
     desk.refuses(
         command(desk, desk.model, desk.out), ENVIRONMENT, "loads the model in float32", "1000 B"
+    )
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(desk, monkeypatch):
+    monkeypatch.setattr("slimgpt.resources.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    desk.refuses(
+        command(desk, desk.model, desk.out), ENVIRONMENT, "the stock checkpoint needs", "9 B are"
     )
 
 
@@ -272,6 +287,7 @@ def test_a_run_killed_behind_its_publishing_is_only_cleaned_up(desk, mixed, monk
     assert desk.run(again).code == 130
     monkeypatch.undo()
     before = files(desk.out)
+    desk.refuses([*again, "--seed", "1"], USAGE, "exists")  # the work beside it is of another run
     ended = desk.run(again)
     assert ended.code == 0, ended.stderr
     assert json.loads(ended.stdout)["parity"] is None, "an earlier run has compared"
