@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimgpt.checkpoint.reader import BYTES_PER_VALUE
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import SHARD_BYTES
 from slimgpt.errors import EnvironmentProblem, missing_extra
@@ -179,25 +178,6 @@ def _recipe(scheme: Scheme, group_size: int) -> Any:
     }
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     return GPTQModifier(config_groups=groups, ignore=_LEFT)
-
-
-def load_packed(directory: Path, dtype: str) -> Any:
-    """The written model, as transformers loads it: weights unpacked, activations rounded.
-
-    Args:
-        directory: with config, weights and nothing missing.
-        dtype: to compute in.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    import slimgpt  # noqa: F401 - registers the pruned architectures
-
-    assert dtype in BYTES_PER_VALUE
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
-    )
-    return model.eval()
 
 
 @contextmanager

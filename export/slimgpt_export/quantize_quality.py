@@ -14,7 +14,6 @@ from slimgpt.loading import load_model
 from slimgpt.progress import Progress
 from slimgpt.release.manifest import rounded
 from slimgpt.resources import available_memory_bytes, human_bytes, resolve_device
-from slimgpt_export.quantize_llmcompressor import load_packed, quiet_libraries
 from slimgpt_export.quantize_windows import Data
 
 
@@ -32,11 +31,8 @@ def score(
         progress: watches.
     """
     baseline, _ = load_model(model, device=device, dtype=dtype)
-    target = resolve_device(device)
-    computed_in = str(baseline.dtype).removeprefix("torch.")
-    with quiet_libraries():
-        quantised = load_packed(packed, computed_in).to(target)
-        return measure(quantised, data.held_out, baseline, progress)
+    quantised, _ = load_model(packed, device=device, dtype=dtype)
+    return measure(quantised, data.held_out, baseline, progress)
 
 
 def describe_quality(quality: Quality, data: Data, packed: Path, before: int) -> dict[str, Any]:

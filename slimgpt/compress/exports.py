@@ -127,6 +127,9 @@ def _check_quantized(
     packing.require_llmcompressor()
     device, gpu = resolve_device(settings.device), torch.accelerator.is_available()
     packing.require_device(settings.device, device.type, device.index, accelerator=gpu)
+    import_module("slimgpt_export.quantize_quality").require_room(
+        dense.meta, settings.device, settings.dtype
+    )
     _check_data(options, dense, recipe)
 
 

@@ -16,7 +16,7 @@ from slimgpt.loading import load_model
 from slimgpt.release.manifest import read_manifest
 from tests.command_line import ENVIRONMENT, INTEGRITY, SHORT, USAGE, Desk
 from tests.releases import by_status, verify
-from tests.tiny_models import logits, random_ids
+from tests.tiny_models import load, logits, random_ids
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llmcompressor") is None, reason="needs the extra quantize"
@@ -73,13 +73,13 @@ def test_a_lost_weight_and_another_packing_are_found(bench: Desk) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_is_loaded_as_transformers_would_and_can_be_moved(made: Path, scheme: str) -> None:
-    from slimgpt_export.quantize_llmcompressor import load_packed, quiet_libraries
+    from slimgpt_export.quantize_llmcompressor import quiet_libraries
 
     model, meta = load_model(made / scheme, device="cpu")
     assert meta.shape.to_manifest() == (read_manifest(made / scheme) or {})["shape"]
     ids = random_ids(2, 24, seed=5)
     with quiet_libraries():
-        assert logits(model, ids).equal(logits(load_packed(made / scheme, "float32"), ids))
+        assert logits(model, ids).equal(logits(load(made / scheme, torch.float32), ids))
     assert model.to("meta").device == torch.device("meta"), "nothing ties a weight to the CPU"
 
 
