@@ -85,11 +85,18 @@ def test_a_model_larger_than_the_memory_is_refused(refused, monkeypatch):
     assert "give a smaller -- --kv-cache-memory-bytes, or use a larger machine" in said
 
 
+def _swap_two_rare(vocabulary: dict[str, int]) -> None:
+    """Two tokens that no probe has."""
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"vocab_size": 4095}, "has a vocabulary of 4095, and"),
         ({"tokenizer": "other"}, "splits text otherwise than"),
+        ({"tokenizer": "swapped"}, "splits text otherwise than"),
         ({}, "vLLM's own class does not run this stock checkpoint on cpu"),
     ],
 )
@@ -102,7 +109,10 @@ def test_a_draft_of_another_kind_is_refused(refused, small, change, says):
     if "tokenizer" in change:
         path = small.model / "tokenizer.json"
         tokenizer = json.loads(path.read_text())
-        tokenizer["model"]["merges"] = []
+        if change["tokenizer"] == "other":
+            tokenizer["model"]["merges"] = []
+        else:
+            _swap_two_rare(tokenizer["model"]["vocab"])
         path.write_text(json.dumps(tokenizer))
     said = refused(2, DENSE, "--draft", small.model)
     assert said.startswith(f"--draft {small.model}")

@@ -12,7 +12,7 @@ PROBE = (
     "The quick brown fox jumps over 13 lazy dogs; naïve café, 東京 and Здравствуй.\n"
     "\tdef f(x): return x**2  # 3.14159\n"
 )
-"""Two tokenizers that split this alike are taken for the same."""
+"""Two tokenizers that have one vocabulary and split this alike are taken for the same."""
 
 
 def speculative_config(draft: Artefact, tokens: int, degree: int) -> str:
@@ -57,11 +57,12 @@ def require_fitting_draft(model: Artefact, draft: Artefact, platform: str) -> No
 
 
 def _same_tokenizer(model: Artefact, draft: Artefact) -> bool:
-    """Equal files, or equal tokens of a text that has something of everything."""
+    """Equal files; or one vocabulary, and equal tokens of a text that has all sorts of things."""
     ours, theirs = (x.directory / "tokenizer.json" for x in (model, draft))
     if ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes():
         return True
     from slimgpt.tokenizer import load_tokenizer
 
-    found = [load_tokenizer(x.directory)(PROBE)["input_ids"] for x in (model, draft)]
-    return bool(found[0] == found[1])
+    a, b = (load_tokenizer(x.directory) for x in (model, draft))
+    same: bool = a.get_vocab() == b.get_vocab()
+    return same and a(PROBE)["input_ids"] == b(PROBE)["input_ids"]
