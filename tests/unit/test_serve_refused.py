@@ -167,6 +167,14 @@ def test_a_plugin_list_without_ours_is_refused(refused, monkeypatch):
     assert said.startswith("VLLM_PLUGINS=lora_resolver leaves slimgpt out")
 
 
+def test_an_unknown_quantisation_is_refused(refused, small):
+    small.edit_config(quantization_config={"quant_method": "foo"})
+    said = refused(2, small.model, "--dry-run")
+    assert said.startswith(
+        f"{small.model} is quantised by 'foo', which vLLM does not read: it takes"
+    )
+
+
 def test_draft_tokens_without_a_draft_are_refused(refused):
     said = refused(2, DENSE, "--dry-run", "--draft-tokens", 2)
     assert said == "--draft-tokens means nothing without --draft: give a draft model\n"

@@ -16,6 +16,9 @@ from slimgpt_serve.head_sizes import kernel_head_dim
 ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 """Kinds of rope that vLLM computes as transformers does, but for what is refused below."""
 
+QUANTISED_BY = ("compressed-tensors", "awq", "fp8", "gptq", "modelopt", "quark", "torchao")
+"""``quant_method`` that dense models come in, and that vLLM reads in 0.26 to 0.33."""
+
 DEFAULT_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 """What transformers, and so vLLM, takes where config.json has no ``max_position_embeddings``."""
 
@@ -58,6 +61,12 @@ def require_servable(name: str, meta: ConfigOnly, version: tuple[int, ...] | Non
     if act != "silu":
         raise UsageError(
             f"{name} has hidden_act {act!r}, and vLLM's Llama runs silu alone: serve another model"
+        )
+    method = (meta.config.get("quantization_config") or {}).get("quant_method")
+    if method is not None and method not in QUANTISED_BY:
+        raise UsageError(
+            f"{name} is quantised by {method!r}, which vLLM does not read: it takes "
+            f"{', '.join(QUANTISED_BY)}; slimgpt export quantized writes the first"
         )
     if not any(layer.has_attention for layer in meta.shape.layers):
         raise UsageError(
