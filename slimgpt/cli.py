@@ -34,7 +34,7 @@ SUMMARIES = {
     "compress": "The whole pipeline, as a recipe says: prune, recover, evaluate, gate, release.",
     "recipe": "Write a commented recipe, or check one.",
     "verify": "Is a checkpoint intact, and is what it claims true.",
-    "export": "Forms for other tools: stock layout, quantised weights, a bill of materials.",
+    "export": "Forms for other tools: ONNX, stock layout, quantised weights, a bill of materials.",
     "serve": "An OpenAI-compatible server of a checkpoint, with vLLM.",
     "bench": "Measure models as they are served: speculative decoding with a pruned draft.",
     "inspect": "What a checkpoint holds and how it was made.",

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slimgpt.checkpoint.onnx_export import is_onnx
 from slimgpt.checkpoint.safety import inside, read_json, shard_path
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt.families import Config, Family, WeightSource, family_of
@@ -164,6 +165,10 @@ class Checkpoint:
         sources = self.meta.family.layer_sources(self.shape, index)
         return {name: self._read(source) for name, source in sources.items()}
 
+    def tensor(self, index: int, name: str) -> Tensor:
+        """One tensor of a decoder layer, by its canonical name, as stored."""
+        return self._read(self.meta.family.layer_sources(self.shape, index)[name])
+
     def outer(self, name: str) -> Tensor:
         """A tensor outside the decoder layers: embedding, final norm or LM head."""
         return self._read(WeightSource(name, self.shape.outer_tensors()[name]))
@@ -270,6 +275,11 @@ def _single(directory: Path) -> Path:
     path = directory / SINGLE
     if path.exists() or path.is_symlink():
         return inside(directory, path)
+    if is_onnx(directory):
+        raise UsageError(
+            f"{directory} is an ONNX export: give the MODEL that it was made from, or run it with "
+            "slimgpt generate, serve or evaluate"
+        )
     pickles = sorted(p.name for p in directory.iterdir() if p.suffix in _PICKLES)
     if pickles:
         raise IntegrityError(

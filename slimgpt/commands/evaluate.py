@@ -80,6 +80,7 @@ def evaluate(
 ) -> None:
     """Perplexity and accuracy of MODEL, and its divergence from the dense model.
 
+    MODEL may be an ONNX export too, and so may the baseline: they run on ONNX Runtime.
     Numbers of different windows are different quantities: the protocol stands beside each.
     """
     from slimgpt.checkpoint.locate import locate
@@ -111,13 +112,15 @@ def _document(judgement: Judgement) -> dict[str, Any]:
         document["tasks"] = record["tasks"]
     if judgement.accuracy:
         document["accuracy"] = record["accuracy"]
-    return document | {"dtype": judgement.dtype}
+    return document | {"dtype": judgement.dtype, **judgement.runtime}
 
 
 def _rendered(judgement: Judgement, model: str, baseline: str | None) -> Iterator[RenderableType]:
     record = judgement.to_json()
     for text in record["texts"]:
         yield _text_table(text, model, baseline)
+    if runtime := judgement.runtime:
+        yield f"{model}: {runtime['precision']} by {runtime['engine']} on {runtime['provider']}"
     if record["tasks"]:
         yield _task_table(record, baseline)
         for name, task in record["tasks"].items():

@@ -13,11 +13,13 @@ from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.errors import UsageError
 
 FORMATS = {
+    "onnx": "slimgpt.commands.export_onnx:onnx",
     "stock": "slimgpt.commands.export_stock:stock",
     "quantized": "slimgpt.commands.export_quantized:quantized",
 }
 SUMMARIES = {
     "bom": "A bill of materials: CycloneDX 1.6 JSON (ML-BOM).",
+    "onnx": "One graph for ONNX Runtime, with whole, 8-bit or 4-bit weights.",
     "stock": "Weights and config that transformers and vLLM load without slimgpt.",
     "quantized": "Fewer bits a weight.",
 }

@@ -1,83 +1,193 @@
-"""``slimgpt generate``."""
+"""``slimgpt generate``: by transformers, or of an ONNX export by ONNX Runtime."""
 
 from __future__ import annotations
 
+import importlib
 import time
+from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
+from typing import Any
 
 import click
 
+from slimgpt.commands.completion import Asked, OnText, Outcome
 from slimgpt.commands.console import Console, common, device_options, seed_option
 from slimgpt.errors import UsageError
+
+_RUNTIME = "slimgpt_serve.onnx_runtime"
+"""Reached by name, since the core imports no other root."""
+
+
+def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How the next token is chosen, and what ends the text."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--max-new-tokens",
+                type=click.IntRange(min=1),
+                default=64,
+                show_default=True,
+                help="At most.",
+            ),
+            click.option(
+                "--temperature",
+                type=click.FloatRange(min=0),
+                default=0.0,
+                show_default=True,
+                help="0 takes the likeliest token every time.",
+            ),
+            click.option(
+                "--top-k",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=True,
+                help="Draw from the likeliest K tokens alone; 0 is all.",
+            ),
+            click.option(
+                "--top-p",
+                type=click.FloatRange(min=0, max=1, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="Draw from the likeliest tokens that together reach this probability.",
+            ),
+            click.option(
+                "--repetition-penalty",
+                type=click.FloatRange(min=0, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="Above 1, tokens seen before become less likely.",
+            ),
+            click.option(
+                "--stop",
+                "stops",
+                multiple=True,
+                help="End where this text would come, without it (repeatable).",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
 
 
 @click.command()
 @click.argument("model")
 @click.argument("prompt")
+@sampling_options
 @click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="At most."
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token every time.",
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Of ONNX Runtime, for an ONNX export alone.  [default: the cores that may be used]",
 )
 @seed_option
 @device_options
 @common
-def generate(
-    console: Console,
-    model: str,
-    prompt: str,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    device: str,
-    dtype: str,
-) -> None:
-    """One completion of PROMPT by MODEL, for the eye."""
-    import torch
-    from transformers import GenerationConfig
+def generate(console: Console, model: str, dtype: str, threads: int | None, **options: Any) -> None:
+    """One completion of PROMPT by MODEL, for the eye.
 
+    MODEL may be an ONNX export too: it runs on ONNX Runtime, without torch.
+    """
     from slimgpt.checkpoint.locate import locate
-    from slimgpt.loading import load_model
-    from slimgpt.tokenizer import load_tokenizer, require_in_vocabulary, well_formed
+    from slimgpt.checkpoint.onnx_export import is_onnx
 
-    if not isfinite(temperature):
-        raise UsageError(f"--temperature {temperature}: give a number, like 0.7")
+    asked = Asked(**options)
+    _check(asked)
     directory = locate(model)
-    loaded, meta = load_model(directory, device=device, dtype=dtype)
-    tokenizer = load_tokenizer(directory)
-    ids = tokenizer(well_formed(prompt), verbose=False)["input_ids"]
-    if not ids:
-        raise UsageError("PROMPT is empty: give some text to go on from")
-    require_in_vocabulary(ids, meta.shape.vocab_size, "PROMPT")
-    room = (meta.context_length or len(ids) + max_new_tokens) - len(ids)
-    if room < 1:
+    shown = _Shown(asked.prompt, silent=console.as_json)
+    if is_onnx(directory):
+        if dtype != "auto":
+            raise UsageError(
+                f"--dtype {dtype}: the precision of an ONNX export is fixed; export it again with "
+                "slimgpt export onnx --precision, and leave --dtype out"
+            )
+        outcome = _by_onnxruntime(directory, asked, threads, shown.add)
+    elif threads is not None:
         raise UsageError(
-            f"PROMPT has {len(ids)} tokens, beyond the model's context of {meta.context_length}"
+            f"--threads {threads} is for ONNX exports, and {model} is a checkpoint, which torch "
+            "runs: set OMP_NUM_THREADS instead"
         )
-    torch.manual_seed(seed)
-    # Not the checkpoint's own settings: 0 and --temperature mean the same for every model.
-    loaded.generation_config = GenerationConfig(
-        max_new_tokens=min(max_new_tokens, room),
-        do_sample=temperature > 0,
-        temperature=temperature or None,
-        top_k=0,
-        eos_token_id=loaded.generation_config.eos_token_id,
-        pad_token_id=0,
-    )
-    prompt_ids = torch.tensor([ids], device=loaded.device)
-    started = time.monotonic()
-    output = loaded.generate(prompt_ids, attention_mask=torch.ones_like(prompt_ids))[0]
-    seconds = time.monotonic() - started
-    new = len(output) - len(ids)
-    text = tokenizer.decode(output[len(ids) :], skip_special_tokens=True)
-    document = {"prompt": prompt, "text": text, "tokens": new, "seconds": seconds}
-    if console.as_json:
-        console.result(document, "")
     else:
-        click.echo(prompt + text)
-    console.message(f"{new} tokens in {seconds:.2f} s ({new / seconds:.0f} a second)")
+        from slimgpt.commands.generate_torch import by_transformers
+
+        outcome = by_transformers(directory, asked, dtype, shown.add)
+    shown.end()
+    if console.as_json:
+        console.result(
+            {
+                "prompt": asked.prompt,
+                "text": outcome.text,
+                "tokens": outcome.tokens,
+                "seconds": outcome.seconds,
+                "engine": outcome.engine,
+                "provider": outcome.provider,
+                "finish_reason": outcome.finish_reason,
+            },
+            "",
+        )
+    console.message(
+        f"{outcome.tokens} tokens in {outcome.seconds:.2f} s "
+        f"({outcome.tokens / outcome.seconds:.0f} a second) by {outcome.engine} on "
+        f"{outcome.provider}"
+    )
+
+
+def _check(asked: Asked) -> None:
+    for name in ("temperature", "repetition_penalty"):
+        value = getattr(asked, name)
+        if not isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: give a number, like 0.7")
+    if not all(asked.stops):
+        raise UsageError("--stop '': give at least one character")
+
+
+class _Shown:
+    """Text on stdout as it comes; nothing before the first piece, so that errors stand alone."""
+
+    def __init__(self, prompt: str, *, silent: bool) -> None:
+        self._prompt, self._silent = prompt, silent
+
+    def add(self, piece: str) -> None:
+        if not self._silent:
+            click.echo(self._prompt + piece, nl=False)
+            self._prompt = ""
+
+    def end(self) -> None:
+        if not self._silent:
+            click.echo(self._prompt)
+
+
+def _by_onnxruntime(directory: Path, asked: Asked, threads: int | None, on_text: OnText) -> Outcome:
+    """Completes the prompt without torch."""
+    from slimgpt.tokenizer import require_in_vocabulary
+
+    runtime = {
+        name: importlib.import_module(f"{_RUNTIME}.{name}")
+        for name in ("artefact", "generator", "sampling", "session", "tokens")
+    }
+    artefact = runtime["artefact"].read_artefact(directory)
+    tokenizer = runtime["tokens"].load_tokenizer(directory)
+    ids = tokenizer.encode(asked.prompt)
+    require_in_vocabulary(ids, artefact.vocabulary, "PROMPT")
+    capacity = min(artefact.context_length, len(ids) + asked.max_new_tokens)
+    session = runtime["session"].open_session(artefact, device=asked.device, threads=threads)
+    sampling = runtime["sampling"].SamplingOptions(
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        repetition_penalty=asked.repetition_penalty,
+        seed=asked.seed,
+    )
+    started = time.monotonic()
+    [completion] = runtime["generator"].generate(
+        runtime["generator"].runner_of(session, capacity, 1),
+        tokenizer,
+        [ids],
+        sampling,
+        max_new_tokens=asked.max_new_tokens,
+        eos=artefact.eos,
+        stops=asked.stops,
+        on_text=lambda _, piece: on_text(piece),
+    )
+    seconds = time.monotonic() - started
+    count, reason = len(completion.tokens), completion.finish_reason
+    return Outcome(completion.text, count, reason, seconds, "onnxruntime", session.provider)

@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.text import Text
 
 from slimgpt.checkpoint.locate import locate
+from slimgpt.checkpoint.onnx_export import is_onnx, read_onnx
 from slimgpt.checkpoint.quantized import Quantized, is_quantized, read_quantized
-from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
+from slimgpt.checkpoint.reader import MANIFEST, Checkpoint, read_config
 from slimgpt.commands.console import Console, accepted_everywhere, common
 from slimgpt.commands.shapes import layer_table, shape_document, totals_table
 from slimgpt.errors import IntegrityError
@@ -26,9 +27,11 @@ def inspect(console: Console, model: str) -> None:
     from slimgpt.release.manifest import read_manifest
 
     directory = locate(model)
-    quantized = read_quantized(directory) if is_quantized(directory) else None
-    checkpoint = quantized or Checkpoint(directory)
-    meta = checkpoint.meta
+    exported = read_onnx(directory) if is_onnx(directory) else None
+    quantized = read_quantized(directory) if not exported and is_quantized(directory) else None
+    checkpoint = None if exported else quantized or Checkpoint(directory)
+    meta = checkpoint.meta if checkpoint else read_config(directory)
+    files = checkpoint.files if checkpoint else sorted(directory.glob("*.onnx*"))
     manifest = read_manifest(meta.directory)
     described = {k: v for k, v in (manifest or {}).items() if k not in ("files", "shape")}
     document: dict[str, Any] = {
@@ -38,17 +41,20 @@ def inspect(console: Console, model: str) -> None:
         "uniform": meta.shape.is_uniform,
         **shape_document(meta.shape, meta.bytes_per_value),
         "quantization": quantized.to_json() if quantized else None,
-        "weight_files": [str(p.relative_to(meta.directory)) for p in checkpoint.files],
+        "onnx": _exported_document(exported) if exported else None,
+        "weight_files": [str(p.relative_to(meta.directory)) for p in files],
         "manifest": described or None,
     }
-    lines = [
-        f"{model}: {document['model_type']}, {meta.dtype}, weight files: {len(checkpoint.files)}"
-    ]
+    lines = [f"{model}: {document['model_type']}, {meta.dtype}, weight files: {len(files)}"]
     column = "this model"
     if quantized:
         column = f"as {meta.dtype}"
         document["totals"]["weight_bytes"] = quantized.weight_bytes
         lines.append(_packed(quantized))
+    if exported:
+        column = f"as {meta.dtype}"
+        document["totals"]["weight_bytes"] = exported.weight_bytes
+        lines.append(_exported(exported))
     if manifest:
         try:
             lines += _provenance(manifest)
@@ -69,6 +75,24 @@ def _packed(quantized: Quantized) -> str:
     return (
         f"quantised ({quantized.method}): weights {quantized.weights}, activations {activations}; "
         f"{human_bytes(quantized.weight_bytes)} on disk"
+    )
+
+
+def _exported_document(exported: Any) -> dict[str, Any]:
+    return {
+        "precision": exported.precision,
+        "activations": exported.dtype,
+        "cache": exported.cache,
+        "head_dim": exported.head_dim,
+        "context_length": exported.context_length,
+        "weight_bytes": exported.weight_bytes,
+    }
+
+
+def _exported(exported: Any) -> str:
+    return (
+        f"an ONNX graph: {exported.precision} weights, {exported.dtype} activations, context "
+        f"{exported.context_length:,}; {human_bytes(exported.weight_bytes)} on disk"
     )
 
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from rich.text import Text
 
 from slimgpt.commands.console import Console, common, seed_option
+from slimgpt.commands.serve_onnx import refuse_for_vllm, serve_onnx, without_onnx
 from slimgpt.errors import UsageError
 
 _SIGNALLED = 128  # and the signal's number: what shells say
@@ -23,7 +24,9 @@ _SIGNALLED = 128  # and the signal's number: what shells say
 @click.argument("model")
 @click.argument("vllm_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM FLAGS...]")
 @click.option(
-    "--engine", type=click.Choice(["vllm"]), default="vllm", show_default=True, help="What serves."
+    "--engine",
+    type=click.Choice(["vllm", "onnx"]),
+    help="What serves.  [default: onnx for an ONNX export, else vllm]",
 )
 @click.option(
     "--host",
@@ -71,6 +74,25 @@ _SIGNALLED = 128  # and the signal's number: what shells say
     help="Tokens to draft at a time.",
 )
 @click.option(
+    "--max-concurrency",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Answers at the same time (onnx).",
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="Answers that may wait for their turn (onnx); 429 beyond.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Of one operator (onnx).  [default: the cores that may be used]",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check and count, and start nothing; the port is not tried."
 )
 @seed_option
@@ -88,19 +110,30 @@ _SIGNALLED = 128  # and the signal's number: what shells say
     help="auto, cpu, cuda or cuda:1.",
 )
 @common
-def serve(
-    console: Console, model: str, draft: str | None, dry_run: bool, engine: str, **options: Any
-) -> None:
+def serve(console: Console, model: str, engine: str | None, **options: Any) -> None:
     """Serve MODEL over HTTP, as OpenAI's API: completions, chat, metrics.
 
-    What can be known is checked first: the files, the devices, the memory, the port. SIGTERM and
-    Ctrl-C let requests under way end; a second one does not. Flags of vLLM stand after --.
+    A checkpoint is served by vLLM, an ONNX export by ONNX Runtime in this process. What can be
+    known is checked first: the files, the devices, the memory, the port. SIGTERM and Ctrl-C let
+    requests under way end; a second one does not. Flags of vLLM stand after --.
 
     Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 143 after SIGTERM before it was ready, 4 if vLLM
     dies.
     """
     from slimgpt.checkpoint.locate import locate
+    from slimgpt.checkpoint.onnx_export import is_onnx
 
+    directory = locate(model)
+    exported = is_onnx(directory)
+    if engine == "onnx" or (exported and engine is None):
+        serve_onnx(console, (model, directory), options)
+        return
+    refuse_for_vllm(model, exported=exported)
+    _serve_vllm(console, (model, directory), without_onnx(options))
+
+
+def _serve_vllm(console: Console, model: tuple[str, Path], options: dict[str, Any]) -> None:
+    draft, dry_run = options.pop("draft"), options.pop("dry_run")
     module: Any = importlib.import_module("slimgpt_serve.launcher.session")
     context = click.get_current_context()
     given = context.get_parameter_source("draft_tokens") is ParameterSource.COMMANDLINE
@@ -108,7 +141,7 @@ def serve(
         raise UsageError("--draft-tokens means nothing without --draft: give a draft model")
     quiet = bool(context.params["quiet"])
     asked = module.Asked(
-        model=(model, locate(model)),
+        model=model,
         draft=(draft, _locate_draft(draft)) if draft else None,
         environ=os.environ,
         quiet=quiet,

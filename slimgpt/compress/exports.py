@@ -43,6 +43,8 @@ def check_exports(
             taken += [("another export", place), ("another export", work_directory(place))]
             if export.format == "stock":
                 _check_stock(export, _planned(dense.meta, plan, out))
+            elif export.format == "onnx":
+                _check_onnx(export, recipe, _planned(dense.meta, plan, out), settings)
             else:
                 _check_quantized(export, recipe, dense, plan, settings)
 
@@ -116,6 +118,23 @@ def _check_stock(export: Export, planned: ConfigOnly) -> None:
     import_module("slimgpt_export.parity").require_room(layout.shape)
 
 
+def _check_onnx(export: Export, recipe: Recipe, planned: ConfigOnly, settings: Settings) -> None:
+    options = _onnx_options(export, recipe, settings)
+    import_module("slimgpt_export.onnx.packages").require_packages()
+    import_module("slimgpt_export.onnx.job").require_exportable(planned, options)
+
+
+def _onnx_options(export: Export, recipe: Recipe, settings: Settings) -> Any:
+    document = export.to_document()
+    given = {k: v for k, v in document.items() if k not in ("format", "out", "text")}
+    return import_module("slimgpt_export.onnx.options").make_options(
+        **given,
+        text=export.text.path if export.text else None,
+        seed=recipe.seed,
+        device=settings.device,
+    )
+
+
 def _check_quantized(
     export: Export, recipe: Recipe, dense: Checkpoint, plan: Plan, settings: Settings
 ) -> None:
@@ -169,6 +188,10 @@ def _write(job: Job, export: Export, out: Path, *, fresh: bool) -> None:
         stock: Any = import_module("slimgpt_export.stock")
         options = stock.StockOptions(export.pad, job.recipe.seed, job.settings.device, fresh)
         stock.export_stock(job.out, out, options, progress=progress)
+    elif export.format == "onnx":
+        onnx: Any = import_module("slimgpt_export.onnx.job")
+        options = _onnx_options(export, job.recipe, job.settings)
+        onnx.export_onnx(job.out, out, options, progress=progress)
     else:
         options = _quantize_options(export, job.recipe, job.settings)
         import_module("slimgpt_export.quantize").quantize(job.out, out, options, progress=progress)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimgpt.checkpoint.digest import file_sha256
+from slimgpt.checkpoint.onnx_export import is_onnx
 from slimgpt.checkpoint.reader import ConfigOnly, read_config
 from slimgpt.errors import UsageError
 from slimgpt.evaluate.judgement import JudgedText, Judgement, TaskOptions, TextSpec
@@ -72,7 +74,8 @@ def _prepare(
     from slimgpt.resources import resolve_device
     from slimgpt.tokenizer import load_tokenizer
 
-    resolve_device(device)
+    if not all(map(is_onnx, [model, baseline] if baseline else [model])):
+        resolve_device(device)  # ONNX Runtime has a list of its own
     meta = read_config(model, quantized=True)
     dense = read_config(baseline) if baseline else None
     if texts and dense and dense.shape.vocab_size != meta.shape.vocab_size:
@@ -114,7 +117,7 @@ def judge(
     """Scores a model on texts and tasks, and the model that it was made from beside it.
 
     Args:
-        model: a checkpoint directory.
+        model: a checkpoint directory, or an ONNX export, which runs on ONNX Runtime.
         baseline: the dense model's; None leaves KL and everything relative out.
         texts: for perplexity and KL.
         tasks: to answer; None for none.
@@ -131,19 +134,21 @@ def judge(
     """
     from slimgpt.evaluate.perplexity import measure
     from slimgpt.evaluate.tasks import evaluate_tasks, load_tasks
-    from slimgpt.loading import load_model
 
     watcher = progress or Silent()
+    for directory in (model, baseline):
+        _require_own_dtype(directory, dtype)
     prepared = _prepare(model, baseline, texts, tasks, device, watcher)
     entries = load_tasks(prepared.tasks, watcher) if prepared.tasks else []
-    loaded, _ = load_model(model, device=device, dtype=dtype)
+    loaded = _load(model, device, dtype)
     # With KL to measure, both models must be there together; with tasks alone, one after the other.
-    dense: Any = load_model(baseline, device=device, dtype=dtype)[0] if baseline and texts else None
+    dense: Any = _load(baseline, device, dtype) if baseline and texts else None
     judged = tuple(
         JudgedText(spec, measure(loaded, windows, dense, watcher), sha256)
         for spec, windows, sha256 in prepared.texts
     )
     computed_in = str(loaded.dtype).removeprefix("torch.")
+    runtime: dict[str, str] = loaded.runtime if is_onnx(model) else {}
 
     def scored(asked: Any, meta: ConfigOnly) -> dict[str, TaskScore]:
         assert tasks
@@ -161,7 +166,7 @@ def judge(
     del loaded
     dense_scores = None
     if entries and baseline and prepared.dense:
-        dense = dense or load_model(baseline, device=device, dtype=dtype)[0]
+        dense = dense or _load(baseline, device, dtype)
         dense_scores = scored(dense, prepared.dense)
     return Judgement(
         texts=judged,
@@ -171,7 +176,26 @@ def judge(
         limit=tasks.limit if tasks else None,
         seed=seed,
         dtype=computed_in,
+        runtime=runtime,
     )
+
+
+def _load(directory: Path, device: str, dtype: str) -> Any:
+    """What can be asked for logits; the core reaches ONNX Runtime by name."""
+    from slimgpt.loading import load_model
+
+    if is_onnx(directory):
+        scoring = import_module("slimgpt_serve.onnx_runtime.scoring")
+        return scoring.load_scored(directory, device=device)
+    return load_model(directory, device=device, dtype=dtype)[0]
+
+
+def _require_own_dtype(directory: Path | None, dtype: str) -> None:
+    if directory and dtype != "auto" and is_onnx(directory):
+        raise UsageError(
+            f"--dtype {dtype}: {directory} is an ONNX export, whose precision is fixed; export it "
+            "again with slimgpt export onnx --precision, and leave --dtype out"
+        )
 
 
 def _accuracy(

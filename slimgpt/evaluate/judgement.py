@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ class Judgement:
         limit: examples of each task, as asked.
         seed: of the tasks.
         dtype: computed in.
+        runtime: engine, provider and precision of an ONNX export; empty for a checkpoint.
     """
 
     texts: tuple[JudgedText, ...]
@@ -100,6 +101,7 @@ class Judgement:
     limit: int | None
     seed: int
     dtype: str
+    runtime: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record for a manifest: no paths beyond what the user named, no times."""

@@ -39,7 +39,7 @@ def front_matter(manifest: Mapping[str, Any], carried: SourceCard) -> str:
         license_name=carried.license_name,
         license_link=carried.license_link,
         language=language[0] if language and len(language) == 1 else language,
-        library_name="transformers",
+        library_name=_library(manifest["recipe"]),
         pipeline_tag=TASK,
         tags=["slimgpt", *_done(manifest["recipe"])],
         datasets=hub_sets(manifest["recipe"]) or None,
@@ -51,9 +51,20 @@ def front_matter(manifest: Mapping[str, Any], carried: SourceCard) -> str:
     return data.to_yaml() + "\n"
 
 
+def _library(recipe: Mapping[str, Any]) -> str:
+    return "onnx" if _exported(recipe).get("format") == "onnx" else "transformers"
+
+
 def _relation(recipe: Mapping[str, Any]) -> str:
     """One of the hub's words; it lists quantised models apart."""
-    return "quantized" if recipe.get("quantization") else "finetune"
+    rounded = recipe.get("quantization") or "block_size" in _exported(recipe)
+    return "quantized" if rounded else "finetune"
+
+
+def _exported(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the form of a checkpoint was changed."""
+    export = recipe.get("export")
+    return export if isinstance(export, Mapping) else {}
 
 
 def _done(recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -71,8 +82,7 @@ def _base_model(name: str) -> str | None:
 
 def is_padded(recipe: Mapping[str, Any]) -> bool:
     """Whether zeros were added since a model was pruned, so that its counts hold them too."""
-    export = recipe.get("export")
-    return isinstance(export, Mapping) and bool(export.get("padded"))
+    return bool(_exported(recipe).get("padded"))
 
 
 def model_name(manifest: Mapping[str, Any]) -> str:

@@ -45,8 +45,10 @@ class Recipe(Section):
         examples=[[{"format": "cyclonedx"}, {"format": "stock", "out": "stock", "pad": True}]],
     )
     """Forms for other tools: each has a format. cyclonedx is a bill of materials (ML-BOM) in OUT.
-    stock (out, pad) and quantized (out; scheme fp8, w8a8 or w4a16; group_size, runs_on,
-    tensor_parallel, text, window, max_kl) are checkpoints at out, made after OUT is published."""
+    stock (out, pad), quantized (out; scheme fp8, w8a8 or w4a16; group_size, runs_on,
+    tensor_parallel, text, window, max_kl) and onnx (out; precision fp32, fp16, bf16, int8 or int4;
+    block_size, asymmetric, accuracy_level, activations, keep, text, portable) are directories at
+    out, made after OUT is published."""
     sign: Sign | None = None
     push: Push | None = None
 

@@ -237,17 +237,21 @@ _EXPORT_KEYS: dict[str, tuple[str, ...]] = {
     "quantized": (
         *("out", "scheme", "group_size", "runs_on", "tensor_parallel", "text", "window", "max_kl"),
     ),
+    "onnx": (
+        *("out", "precision", "block_size", "asymmetric", "accuracy_level", "activations"),
+        *("keep", "text", "portable"),
+    ),
 }
 
 
 class Export(Section):
     """Another form of the result, for other tools."""
 
-    format: Literal["cyclonedx", "stock", "quantized"]
-    """`cyclonedx` is a bill of materials (ML-BOM) in OUT; `stock` and `quantized` are checkpoints
-    of their own, as `slimgpt export` makes them."""
+    format: Literal["cyclonedx", "stock", "quantized", "onnx"]
+    """`cyclonedx` is a bill of materials (ML-BOM) in OUT; `stock`, `quantized` and `onnx` are
+    directories of their own, as `slimgpt export` makes them."""
     out: File | None = Field(default=None, examples=["stock"])
-    """Where a checkpoint goes: a directory that does not exist."""
+    """Where such a form goes: a directory that does not exist."""
     pad: bool = False
     """`stock`: fills layers up with zeros to the same widths, where they differ."""
     scheme: Literal["fp8", "w8a8", "w4a16"] | None = None
@@ -260,11 +264,27 @@ class Export(Section):
     """`quantized`: GPUs that share every layer when it is served."""
     text: File | None = None
     """`quantized`: what to measure on; null is windows of the calibration text that were not
-    used."""
+    used. `onnx`: what logits and KL are measured on; null is English text that comes with
+    slimgpt."""
     window: int | None = Field(default=None, ge=2)
     """`quantized`: tokens in a window of that text; null is as in the calibration."""
     max_kl: float | None = Field(default=None, ge=0)
     """`quantized`: KL(result || quantised) at most, in nats a token."""
+    precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = None
+    """`onnx`: of the weights."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """`onnx`, int8 and int4: values of a row that share a scale, at most."""
+    asymmetric: bool = False
+    """`onnx`, int8 and int4: stores a zero point a block too."""
+    accuracy_level: Literal[0, 4] = 4
+    """`onnx`, int8 and int4: 4 computes in int8, 0 in the type of the activations."""
+    activations: Literal["float32", "float16", "bfloat16"] = "float32"
+    """`onnx`, int8 and int4: what activations are."""
+    keep: str = "auto"
+    """`onnx`, int8 and int4: what stays at higher precision: auto, none, or some of first, last
+    and head, with commas between."""
+    portable: bool = False
+    """`onnx`: standard operators alone, for other runtimes."""
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         known = _EXPORT_KEYS[self.format]
@@ -275,6 +295,8 @@ class Export(Section):
             yield "out", f"is missing: {self.format} goes to a directory of its own"
         if "scheme" in known and self.scheme is None:
             yield "scheme", "is missing: give fp8, w8a8 or w4a16"
+        if "precision" in known and self.precision is None:
+            yield "precision", "is missing: give fp32, fp16, bf16, int8 or int4"
         if self.group_size != 128 and self.scheme in ("fp8", "w8a8"):
             yield "group_size", f"goes with w4a16: {self.scheme} has one scale a row"
         if self.window is not None and self.text is None:

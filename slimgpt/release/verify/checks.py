@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from slimgpt.checkpoint.digest import file_sha256, source_digest
+from slimgpt.checkpoint.onnx_export import is_onnx, read_onnx
 from slimgpt.checkpoint.quantized import METHOD, Quantized, is_quantized, read_quantized
-from slimgpt.checkpoint.reader import CARD, MANIFEST, SIGNATURE, Checkpoint
+from slimgpt.checkpoint.reader import CARD, MANIFEST, SIGNATURE, Checkpoint, read_config
 from slimgpt.checkpoint.safety import inside
 from slimgpt.errors import EnvironmentProblem, IntegrityError, SlimGPTError, UsageError
 from slimgpt.progress import Progress, stage
@@ -131,11 +132,21 @@ def check_weights(directory: Path) -> tuple[Check, ModelShape | None]:
     shapes: list[ModelShape] = []
 
     def look() -> str:
+        if is_onnx(directory):
+            shapes.append(_exported(directory))
+            return "the graph and its weights are whole, with the widths of config.json"
         found = _quantized(directory) if is_quantized(directory) else Checkpoint(directory)
         shapes.append(found.meta.shape)
         return f"{len(found.files)} weight files hold what config.json asks for"
 
     return attempt("weights", look), shapes[0] if shapes else None
+
+
+def _exported(directory: Path) -> ModelShape:
+    found, shape = read_onnx(directory), read_config(directory).shape
+    if found.shape != shape.to_manifest():
+        raise IntegrityError("the widths in model.onnx are not those of config.json")
+    return shape
 
 
 def _quantized(directory: Path) -> Quantized:
