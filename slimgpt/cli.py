@@ -35,7 +35,7 @@ SUMMARIES = {
     "recipe": "Write a commented recipe, or check one.",
     "verify": "Is a checkpoint intact, and is what it claims true.",
     "export": "Forms for other tools: ONNX, stock layout, quantised weights, a bill of materials.",
-    "serve": "An OpenAI-compatible server of a checkpoint, with vLLM.",
+    "serve": "An OpenAI-compatible server, with vLLM or ONNX Runtime.",
     "bench": "Measure models as they are served: speculative decoding with a pruned draft.",
     "inspect": "What a checkpoint holds and how it was made.",
     "generate": "One completion, for the eye.",

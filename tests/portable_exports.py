@@ -85,7 +85,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "olmo2": {},
     "mamba": {},
-    "gpt2": {"n_positions": 1},
+    "gpt2": {"max_position_embeddings": 1},
     "mpt": {"d_model": HIDDEN, "n_layers": 1, "n_heads": 4},
 }
 """By model type: entries of the configs of models that SlimGPT has no adapter for."""

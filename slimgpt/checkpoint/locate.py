@@ -9,7 +9,8 @@ from slimgpt.errors import EnvironmentProblem, UsageError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIG = ["config.json", "slimgpt.json"]
-_UNWANTED = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "original/*"]
+_UNWANTED = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "original/*"]
+_UNWANTED += ["*/*.onnx", "*/*.onnx_data", "*/*.onnx.data"]  # an export of ours has none in folders
 _UNWANTED += ["consolidated*"]  # the same weights again, in Mistral's own format
 
 

@@ -48,8 +48,6 @@ from slimgpt_export.onnx.sample import Sample, read_sample
 from slimgpt_export.onnx.sensitivity import choose_higher, weight_bytes, windows_of
 from slimgpt_serve.onnx_runtime.artefact import CONCATENATED, IN_PLACE, SCHEMA
 
-_FAST_TOKENIZER = "tokenizer.json"
-
 
 def export_onnx(
     model: Path,
@@ -187,7 +185,8 @@ class _Run:
         precision, choice = self._choose(sample)
         copy_sidecars(self.checkpoint, staging)
         write_json(staging / "config.json", read_json(meta.directory / "config.json"))
-        if has_tokenizer(meta.directory) and not (staging / _FAST_TOKENIZER).exists():
+        if has_tokenizer(meta.directory):
+            # It is read as it is here and by GenAI; transformers rebuilds parts of some.
             save_tokenizer(meta.directory, staging)
         geometry, context = plan_geometry(meta.shape, precision), context_length(meta)
         if not self.options.portable:  # GenAI takes caches in place

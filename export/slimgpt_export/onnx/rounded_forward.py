@@ -1,7 +1,8 @@
 """Layers and logits in torch with the numbers that a graph computes with: one layer in memory.
 
 Weights are rounded as they are stored, and at accuracy level 4 activations to int8 as MatMulNBits
-rounds them: on a CPU with VNNI, logits are those of ONNX Runtime to a few millionths.
+rounds them. One product is ONNX Runtime's to a millionth (on a CPU with AVX-512 VNNI). In a whole
+model some activations lie so close to a half that the two round them to different sides.
 """
 
 from __future__ import annotations
