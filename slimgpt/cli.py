@@ -93,7 +93,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             _fail(line, error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+        return _fail("interrupted: give the same command again", INTERRUPTED)
     except UnicodeError as error:
         return _fail(f"a name or a text is no UTF-8: {error}", UsageError.exit_code)
     except OSError as error:

@@ -50,6 +50,7 @@ def say_portable(export: Path, out: Path) -> Path:
     [entry] = [x for x in model.metadata_props if x.key == "slimgpt.cache"]
     entry.value = CONCATENATED
     onnx.save(model, out / "model.onnx")
+    (out / "slimgpt.json").unlink()  # it lists the graph as it was
     return out
 
 

@@ -16,10 +16,12 @@ import random
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 
 from slimgpt.calibration import Calibration
 from slimgpt.checkpoint.reader import read_config
@@ -30,9 +32,11 @@ from slimgpt.prune.options import PruneOptions
 from slimgpt.shape import LayerShape, ModelShape
 from slimgpt_bench.decoders import Decoder, Length, OnnxDecoder, TorchDecoder
 from slimgpt_bench.random_model import make_random_model
+from slimgpt_export.onnx.build import GRAPH
 from slimgpt_export.onnx.job import export_onnx
 from slimgpt_export.onnx.options import OnnxOptions
 from slimgpt_export.onnx.precision import Precision
+from slimgpt_export.onnx.weights import EMBEDDING
 
 LENGTHS = {"embedded": Length(prompt=224, steps=32), "random": Length(prompt=256, steps=32)}
 """The embedded model has a context of 256 tokens."""
@@ -44,6 +48,8 @@ GPU_PRECISIONS = {
     "bf16": Precision("bf16", "bfloat16"),
     "int4": Precision("int4", "float16"),
 }
+_SIZES = {1: 4, 2: 1, 7: 8, 10: 2, 16: 2}
+"""Bytes of a value, by onnx.TensorProto.DataType."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ def time_all(
     return [
         {
             **{k: str(v) for k, v in asdict(variant).items()},
-            "bytes_a_token": _bytes_read(variant),
+            "bytes_a_token": _bytes_read(variant, device),
             "prefill_s": [x for x, _ in seconds[1:]],
             "step_s": [x for _, x in seconds[1:]],
         }
@@ -182,14 +188,16 @@ def _time(decoder: Decoder, tokens: list[int], length: Length) -> tuple[float, f
     return middle - start, (time.perf_counter() - middle) / length.steps
 
 
-def _bytes_read(variant: Variant) -> int:
+def _bytes_read(variant: Variant, device: str) -> int:
     """Weight bytes that a decode step reads: all but the rows of an embedding table of its own."""
     shape = read_config(variant.path).shape
+    if (variant.path / GRAPH).exists() and variant.engine != "portable":
+        graph = onnx.load(variant.path / GRAPH, load_external_data=False).graph
+        unread = ("rope", *(() if shape.tied_embeddings else (EMBEDDING,)))
+        read = [x for x in graph.initializer if not x.name.startswith(unread)]
+        return sum(prod(x.dims) * _SIZES[x.data_type] for x in read)
     table = 0 if shape.tied_embeddings else shape.vocab_size * shape.hidden_size
-    if variant.engine in CPU_PRECISIONS or variant.engine in GPU_PRECISIONS:
-        data = (variant.path / "model.onnx.data").stat().st_size
-        return round(data * (1 - table / shape.parameters))
-    return (shape.parameters - table) * 4
+    return (shape.parameters - table) * (4 if device == "cpu" else 2)
 
 
 def table(name: str, threads: int, rows: list[dict[str, Any]]) -> str:

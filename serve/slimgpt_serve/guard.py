@@ -8,6 +8,7 @@ the key that they were given, and the first of them runs the model. Loaded by vL
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +19,18 @@ VARIABLE = "VLLM_API_KEY"
 
 OPEN = ("/health", "/metrics", "/ping", "/version")
 """Asked by probes and Prometheus, with GET; they tell nothing of anyone's text."""
+
+_REFUSAL = json.dumps(
+    {
+        "error": {
+            "message": "give the server's key: Authorization: Bearer KEY",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_api_key",
+        }
+    }
+).encode()
+"""As OpenAI words it, so that clients of theirs show it."""
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -39,7 +52,7 @@ class RequireKey:
         else:
             headers = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": b'{"error": "Unauthorized"}'})
+            await send({"type": "http.response.body", "body": _REFUSAL})
 
     def _may_pass(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

@@ -42,7 +42,10 @@ _COUNTS = (
 )
 _LARGEST_SIZE = 2**31 - 1
 _MOST_LAYERS = 10_000
-_OTHER_WEIGHTS = (*_PICKLES, ".safetensors", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+_OTHER_WEIGHTS = (
+    *(*_PICKLES, ".safetensors", ".index.json", ".h5", ".msgpack", ".gguf", ".ot", ".tflite"),
+    *(".onnx", ".onnx_data", ".onnx.data"),
+)
 
 
 @dataclass(frozen=True, slots=True)

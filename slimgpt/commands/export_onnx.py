@@ -86,7 +86,11 @@ def onnx(
     logits are not torch's is removed, with exit code 1.
     """
     from slimgpt.checkpoint.locate import locate
+    from slimgpt.destination import require_absent
 
+    # What needs no torch comes first: importing it takes seconds.
+    directory = locate(model)
+    require_absent(out)
     options = importlib.import_module("slimgpt_export.onnx.options").make_options(
         precision=precision,
         block_size=int(block_size),
@@ -96,7 +100,7 @@ def onnx(
     importlib.import_module("slimgpt_export.onnx.packages").require_packages()
     job: Any = importlib.import_module("slimgpt_export.onnx.job")
     result = job.export_onnx(
-        locate(model),
+        directory,
         out,
         options,
         source_name=None if Path(model).is_dir() else model,
@@ -146,6 +150,16 @@ def _lines(result: Any, parity: dict[str, Any]) -> list[str]:
         lines.append(
             f"rounding the weights: KL {rounding['kl']:.3g} nats a token, the same likeliest token "
             f"at {rounding['agreement']:.1%} of {rounding['positions']} positions"
+        )
+        parts = ", ".join(
+            f"{part} ({'not quantised' if bits is None else f'{bits} bits'})"
+            for part, bits in result.precision.higher.items()
+        )
+        lines.append(f"at higher precision: {parts or 'nothing'}")
+    if parity["computed_in"] != result.precision.activations:
+        lines.append(
+            f"computed in {parity['computed_in']} for the check: ONNX Runtime has no "
+            f"{result.precision.activations} kernels for CPUs, and OUT needs a GPU"
         )
     if geometry is None:
         return [*lines, "MODEL is of no family that slimgpt knows: OUT has no slimgpt.json"]

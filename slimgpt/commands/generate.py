@@ -93,24 +93,24 @@ def generate(console: Console, model: str, dtype: str, threads: int | None, **op
     asked = Asked(**options)
     _check(asked)
     directory = locate(model)
-    shown = _Shown(asked.prompt, silent=console.as_json)
-    if is_onnx(directory):
-        if dtype != "auto":
-            raise UsageError(
-                f"--dtype {dtype}: the precision of an ONNX export is fixed; export it again with "
-                "slimgpt export onnx --precision, and leave --dtype out"
-            )
-        outcome = _by_onnxruntime(directory, asked, threads, shown.add)
-    elif threads is not None:
+    exported = is_onnx(directory)
+    if exported and dtype != "auto":
+        raise UsageError(
+            f"--dtype {dtype}: the precision of an ONNX export is fixed; export it again with "
+            "slimgpt export onnx --precision, and leave --dtype out"
+        )
+    if threads is not None and not exported:
         raise UsageError(
             f"--threads {threads} is for ONNX exports, and {model} is a checkpoint, which torch "
             "runs: set OMP_NUM_THREADS instead"
         )
-    else:
-        from slimgpt.commands.generate_torch import by_transformers
+    with _Shown(asked.prompt, silent=console.as_json) as shown:
+        if exported:
+            outcome = _by_onnxruntime(directory, asked, threads, shown.add)
+        else:
+            from slimgpt.commands.generate_torch import by_transformers
 
-        outcome = by_transformers(directory, asked, dtype, shown.add)
-    shown.end()
+            outcome = by_transformers(directory, asked, dtype, shown.add)
     if console.as_json:
         console.result(
             {
@@ -144,16 +144,20 @@ class _Shown:
     """Text on stdout as it comes; nothing before the first piece, so that errors stand alone."""
 
     def __init__(self, prompt: str, *, silent: bool) -> None:
-        self._prompt, self._silent = prompt, silent
+        self._prompt, self._silent, self._begun = prompt, silent, False
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Ends the line, where one was begun or ought to have been."""
+        if not self._silent and (self._begun or failure is None):
+            click.echo(self._prompt)
 
     def add(self, piece: str) -> None:
         if not self._silent:
             click.echo(self._prompt + piece, nl=False)
-            self._prompt = ""
-
-    def end(self) -> None:
-        if not self._silent:
-            click.echo(self._prompt)
+            self._prompt, self._begun = "", True
 
 
 def _by_onnxruntime(directory: Path, asked: Asked, threads: int | None, on_text: OnText) -> Outcome:

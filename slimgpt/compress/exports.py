@@ -131,7 +131,9 @@ def _onnx_options(export: Export, recipe: Recipe, settings: Settings) -> Any:
         **given,
         text=export.text.path if export.text else None,
         seed=recipe.seed,
-        device=settings.device,
+        # --device says where to prune and measure. An export is checked where it can run: one in
+        # float32 on the CPU.
+        device="cpu" if settings.device == "cpu" else "auto",
     )
 
 

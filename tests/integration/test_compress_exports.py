@@ -11,6 +11,7 @@ import pytest
 
 from slimgpt.demo import CALIBRATION, EVALUATION
 from slimgpt.release.manifest import read_manifest
+from slimgpt.release.recipe.load import load_recipe
 from slimgpt_export import quantize_llmcompressor
 from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Desk
 from tests.integration.test_compress import GATE, compress, report, write_recipe
@@ -20,6 +21,7 @@ needs_quantize = pytest.mark.skipif(
     importlib.util.find_spec("llmcompressor") is None, reason="needs the extra quantize"
 )
 STOCK: dict[str, Any] = {"format": "stock", "out": "stock", "pad": True}
+ONNX: dict[str, Any] = {"format": "onnx", "out": "onnx", "precision": "int8"}
 FP8: dict[str, Any] = {"format": "quantized", "out": "fp8", "scheme": "fp8"}
 
 
@@ -55,6 +57,40 @@ def test_each_is_made_of_the_release_and_verified(desk: Desk) -> None:
     summary = (desk.root / "out.report" / "summary.txt").read_text()
     assert f"exported to {desk.root}/stock, {desk.root}/fp8" in " ".join(summary.split())
     assert not list(desk.root.glob("*.partial"))
+
+
+def test_graphs_are_made_of_the_release_and_verified(desk: Desk) -> None:
+    fp32 = {"format": "onnx", "out": "onnx-fp32", "precision": "fp32"}
+    write(desk, ONNX | {"keep": "head"}, fp32)
+    ended = desk.run(compress(desk, "--json", "--quiet"))
+    assert ended.code == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert [(e["made"], e["error"]) for e in document["exports"]] == [(True, None)] * 2
+    release = read_manifest(desk.root / "out") or {}
+    for name, precision in (("onnx", "int8"), ("onnx-fp32", "fp32")):
+        made = read_manifest(desk.root / name) or {}
+        assert made["source"] == release["source"]
+        assert made["shape"] == release["shape"]
+        assert made["recipe"]["export"]["precision"] == precision
+        assert made["quality"]["export"]["parity"]["decode"]["positions"] == 16
+        assert desk.run(["verify", str(desk.root / name), "--quiet"]).code == 0
+    assert (read_manifest(desk.root / "onnx") or {})["recipe"]["export"]["keep"] == ["head"]
+    assert not list(desk.root.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("device", "checked"), [("cuda:1", "auto"), ("auto", "auto"), ("cpu",) * 2]
+)
+def test_a_gpu_that_prunes_is_none_that_a_graph_must_run_on(
+    device: str, checked: str, desk: Desk
+) -> None:
+    from slimgpt.compress import exports
+    from slimgpt.compress.settings import Settings
+
+    write(desk, ONNX)
+    recipe = load_recipe(desk.root / "release.yaml")
+    [export] = [x for x in recipe.exports if x.out]
+    assert exports._onnx_options(export, recipe, Settings(device=device)).device == checked
 
 
 def test_nothing_is_exported_that_missed_a_gate(desk: Desk) -> None:
@@ -93,12 +129,12 @@ class _Stopped(BaseException):
 
 
 @pytest.fixture
-def stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Desk]:
+def stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Desk]:
     """A job that was killed at its export, before or after the export was published."""
     from slimgpt.compress import exports
 
-    def stop(published: bool) -> Desk:
-        write(desk, STOCK)
+    def stop(published: bool, export: dict[str, Any] = STOCK) -> Desk:
+        write(desk, export)
         original = exports._write
 
         def killed(*args: Any, **options: Any) -> None:
@@ -111,21 +147,23 @@ def stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Des
             with pytest.raises(_Stopped):
                 desk.run(compress(desk, "--quiet"))
         assert desk.out.exists()
-        assert (desk.root / "stock").exists() == published
+        assert (desk.root / export["out"]).exists() == published
         return desk
 
     return stop
 
 
 @pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("export", [STOCK, ONNX | {"keep": "none"}], ids=["stock", "onnx"])
 def test_a_job_that_was_killed_at_an_export_is_ended(
-    stopped: Callable[[bool], Desk], published: bool
+    stopped: Callable[..., Desk], published: bool, export: dict[str, Any]
 ) -> None:
-    desk = stopped(published)
-    before = state(desk.root / "stock")
+    desk = stopped(published, export)
+    out = desk.root / export["out"]
+    before = state(out)
     assert desk.run(compress(desk, "--quiet")).code == 0
-    assert verify_stock(desk)
-    assert not published or state(desk.root / "stock") == before
+    assert desk.run(["verify", str(out), "--quick", "--quiet"]).code == 0
+    assert not published or state(out) == before
     assert not list(desk.root.glob("*.partial"))
 
 
@@ -133,7 +171,7 @@ def verify_stock(desk: Desk) -> bool:
     return desk.run(["verify", str(desk.root / "stock"), "--quick", "--quiet"]).code == 0
 
 
-def test_an_export_that_is_no_longer_wanted_is_left_out(stopped: Callable[[bool], Desk]) -> None:
+def test_an_export_that_is_no_longer_wanted_is_left_out(stopped: Callable[..., Desk]) -> None:
     desk = stopped(False)
     write(desk)
     assert desk.run(compress(desk, "--quiet")).code == 0
@@ -141,7 +179,7 @@ def test_an_export_that_is_no_longer_wanted_is_left_out(stopped: Callable[[bool]
 
 
 def test_what_came_to_lie_at_the_place_of_an_export_stays(
-    stopped: Callable[[bool], Desk],
+    stopped: Callable[..., Desk],
 ) -> None:
     desk = stopped(False)
     write(desk, STOCK | {"out": "other"})
@@ -179,6 +217,7 @@ def test_an_export_that_was_changed_since_is_told(desk: Desk) -> None:
             "exports.scheme w4a16: layer 0 down_proj reads",
         ),
         (FP8 | {"tensor_parallel": 16}, "exports.tensor_parallel 16 does not divide layer 0"),
+        (ONNX | {"portable": True}, "exports.portable exports.precision int8"),
         (STOCK | {"out": "out"}, "and OUT"),
         (STOCK | {"out": "out/stock"}, "and OUT"),
         (STOCK | {"out": "model/stock"}, "and MODEL"),

@@ -23,6 +23,7 @@ from slimgpt_serve.onnx_runtime.session import open_session
 from slimgpt_serve.onnx_runtime.tokens import load_tokenizer
 from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Desk, Ended
 from tests.onnx_graphs import write_table
+from tests.onnx_serving import spoil_position
 
 PROMPT = "Once upon a time, there was a little"
 NEW = ("--max-new-tokens", "24")
@@ -247,6 +248,16 @@ def test_weights_that_are_no_numbers(bench: Desk) -> None:
     data = bench.out / "model.onnx.data"
     data.write_bytes(b"\xff" * data.stat().st_size)
     bench.refuses(asked(bench, "onnxruntime"), INTEGRITY, "logits are no numbers")
+
+
+def test_an_error_within_a_text_stands_on_a_line_of_its_own(bench: Desk) -> None:
+    spoiled = spoil_position(bench.out, bench.root / "spoiled", 20)
+    ended = bench.run(["generate", str(spoiled), PROMPT, *NEW])
+    assert ended.code == INTEGRITY
+    assert ended.stdout.startswith(PROMPT)
+    assert len(ended.stdout) > len(PROMPT) + 1
+    assert ended.stdout.endswith("\n")
+    assert ended.stderr.startswith("slimgpt: the model's logits are no numbers")
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU here")

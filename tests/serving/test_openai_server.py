@@ -169,6 +169,19 @@ def test_a_streamed_chat_begins_with_the_role(client):
         assert len(told[0]["top_logprobs"]) == 1
 
 
+def test_part_of_a_character_has_no_bytes_of_its_own(client):
+    prompt = {"messages": HELLO, "temperature": 1, "seed": 1, "ignore_eos": True}
+    found = client.post("/v1/chat/completions", logprobs=True, top_logprobs=20, **prompt)
+    entries = [
+        other
+        for entry in found.json()["choices"][0]["logprobs"]["content"]
+        for other in [entry, *entry["top_logprobs"]]
+    ]
+    for entry in entries:
+        whole = "\ufffd" not in entry["token"]
+        assert entry["bytes"] == (list(entry["token"].encode()) if whole else None)
+
+
 def test_a_template_that_refuses_says_why(client):
     messages = [{"role": "tool", "content": "x"}]
     found = client.post("/v1/chat/completions", messages=messages)

@@ -160,7 +160,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "export": (
         PRUNE + "exports: [{format: gguf}]",
-        ["r.yaml:2: exports[0].format 'gguf': give cyclonedx, stock or quantized"],
+        ["r.yaml:2: exports[0].format 'gguf': give cyclonedx, stock, quantized or onnx"],
     ),
     "export without a place": (
         PRUNE + "exports:\n  - {format: stock}\n  - {format: quantized}",
@@ -200,6 +200,18 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "two exports to one place": (
         PRUNE + "exports: [{format: stock, out: x}, {format: quantized, out: x, scheme: fp8}]",
         ["r.yaml:2: exports: x stands there 2x: give it once"],
+    ),
+    "export of onnx without a precision": (
+        PRUNE + "exports: [{format: onnx, out: x}]",
+        ["r.yaml:2: exports[0].precision is missing: give fp32, fp16, bf16, int8 or int4"],
+    ),
+    "export of onnx with parts of whole weights": (
+        PRUNE + "exports: [{format: onnx, out: x, precision: fp16, block_size: 64}]",
+        ["r.yaml:2: exports[0].block_size goes with int8 and int4, not with fp16"],
+    ),
+    "export of onnx with a part that is none": (
+        PRUNE + "exports: [{format: onnx, out: x, precision: int8, keep: 'first, tail'}]",
+        ["r.yaml:2: exports[0].keep names no part: give auto, none, or some of first, last, head"],
     ),
     "export twice": (
         PRUNE + "exports: [{format: cyclonedx}, {format: cyclonedx}]",

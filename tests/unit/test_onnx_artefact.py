@@ -60,6 +60,7 @@ def test_a_model_without_attention_has_no_caches(tmp_path: Path) -> None:
         ({"genai_config.json": {"model": {}}}, set()),
         ({"generation_config.json": {"eos_token_id": 3}, "config.json": {"eos_token_id": 4}}, {3}),
         ({"config.json": {"eos_token_id": 4}}, {4}),
+        ({"config.json": {"eos_token_id": [4, VOCABULARY]}}, {4}),  # one that never comes
         ({}, set()),
     ],
 )
@@ -107,6 +108,31 @@ def hidden_data(model: Any) -> None:
     model.graph.node.append(helper.make_node("Constant", [], ["x"], value=tensor))
 
 
+def endless(model: Any) -> None:
+    """A loop that ONNX Runtime would run for ever."""
+    body = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["n", "c", "x"], ["y"], body=body))
+
+
+def hidden_loop(model: Any) -> None:
+    """A loop in the branch of an If."""
+    inner = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "body", [], [])
+    node = helper.make_node("Scan", ["x"], ["y"], body=inner, num_scan_inputs=1)
+    branch = helper.make_graph([node], "branch", [], [])
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch))
+
+
+def functions(model: Any) -> None:
+    """A function that calls itself."""
+    call = helper.make_node("F", ["x"], ["y"], domain="own")
+    imports = [helper.make_opsetid("own", 1)]
+    model.functions.append(helper.make_function("own", "F", ["x"], ["y"], [call], imports))
+
+
+def endless_logits(model: Any) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 2**40
+
+
 def no_logits(model: Any) -> None:
     model.graph.output[0].name = "scores"
 
@@ -137,6 +163,12 @@ GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "odd logits": (odd_logits, ("logits of no known form", AGAIN)),
     "operator": (other_operator, ("an operator Gather of 'evil.example'", "com.microsoft")),
     "hidden operator": (hidden_operator, ("an operator Run of 'evil.example'",)),
+    "loop": (endless, ("has a loop (Loop)", AGAIN)),
+    "hidden loop": (hidden_loop, ("has a loop (Scan)", AGAIN)),
+    "functions": (functions, ("has functions", AGAIN)),
+    "logits of no size": (endless_logits, ("logits of no known form", AGAIN)),
+    "precision": (told(precision="\x1b[31m"), ("slimgpt.precision '\\x1b[31m'", "fp32", AGAIN)),
+    "long path": (stored(location="a" * 5000), ("a path outside the directory", AGAIN)),
     "absolute path": (stored(location="/etc/passwd"), ("'/etc/passwd', a path outside",)),
     "path upwards": (stored(location="a/../../b"), ("'a/../../b', a path outside", AGAIN)),
     "Windows path": (stored(location=r"c:\x"), ("a path outside the directory",)),
@@ -196,7 +228,6 @@ FILES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "weights missing": (lambda folder: (folder / DATA).unlink(), (f"lacks {DATA}",)),
     "weights cut": (_cut(DATA, 255), ("is truncated: it has 255 bytes", "copy it again")),
     "weights a link": (_link_out(DATA), ("link to a file outside",)),
-    "end token beyond": (_end_token(8), ("eos_token_id 8", "vocabulary of 8")),
     "end token a word": (_end_token("</s>"), ("eos_token_id </s>",)),
     "end token true": (_end_token(True), ("eos_token_id True",)),
     "settings no JSON": (_written("genai_config.json", b"{"), ("not valid JSON",)),
@@ -243,3 +274,10 @@ def _refused(folder: Path, *says: str) -> None:
     assert str(folder) in message
     for words in says:
         assert words in message
+
+
+def test_a_graph_that_its_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path)
+    (tmp_path / "slimgpt.json").write_text(json.dumps({"files": {"model.onnx": "0" * 64}}))
+    with pytest.raises(IntegrityError, match="was changed since it was exported"):
+        read_artefact(tmp_path)

@@ -110,10 +110,32 @@ def test_the_likeliest_token_stays_whatever_is_asked(top_p: float) -> None:
         assert ours(logits, [], SamplingOptions(1.0, top_p=top_p))[-1] > 0
 
 
+@pytest.mark.parametrize("top_p", [1e-320, 1e-9])
+def test_of_tokens_that_are_all_alike_one_stays(top_p: float) -> None:
+    for size in (1, 2, 4096):
+        tokens, probabilities = candidates(np.zeros(size, np.float32), SamplingOptions(1.0))
+        assert len(tokens) == size
+        tokens, probabilities = candidates(
+            np.zeros(size, np.float32), SamplingOptions(1e308, top_p=top_p)
+        )
+        assert (len(tokens), probabilities.tolist()) == (1, [1.0])
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e300])
+@pytest.mark.parametrize("scale", [0.0, 5.0, 3e38])
+def test_no_penalty_makes_an_infinity(penalty: float, scale: float) -> None:
+    logits = np.array([-1, 1, 0, 0.5], np.float32) * np.float32(scale)
+    assert np.isfinite(penalized(logits, [0, 1, 2], penalty)).all()
+    for options in ({"top_k": 2}, {"top_p": 0.5}, {}):
+        sampler = Sampler(SamplingOptions(1.0, repetition_penalty=penalty, **options))
+        assert 0 <= sampler.pick(logits, [0, 1, 2]) < len(logits)
+
+
 def test_a_small_temperature_is_the_likeliest_token_and_no_infinity() -> None:
     logits = np.array([10, 30, 29], np.float32)
-    sampler = Sampler(SamplingOptions(temperature=1e-30))
-    assert {sampler.pick(logits, []) for _ in range(20)} == {1}
+    for temperature in (1e-30, 5e-324):
+        sampler = Sampler(SamplingOptions(temperature=temperature))
+        assert {sampler.pick(logits, []) for _ in range(20)} == {1}
 
 
 def test_the_likeliest_token_counts_penalties_too() -> None:

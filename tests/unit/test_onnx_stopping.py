@@ -93,6 +93,27 @@ def test_the_space_between_prompt_and_answer_is_kept() -> None:
     assert pieces(BYTES, [], [UPON, UPON]) == ["upon", " upon", ""]
 
 
+def test_a_token_by_itself_keeps_its_space() -> None:
+    assert [BYTES.token(i) for i in (ONCE, UPON, *as_bytes("\n"))] == [" Once", " upon", "\n"]
+    assert BYTES.token(as_bytes("é")[0]) == "\ufffd"
+
+
+def test_special_tokens_in_a_row_are_not_decoded_again_and_again() -> None:
+    [begin] = EMBEDDED.encode("")
+    decoded: list[int] = []
+
+    class Counting:
+        def decode(self, ids: Sequence[int]) -> str:
+            decoded.append(len(ids))
+            return EMBEDDED.decode(ids)
+
+    words = EMBEDDED.encode("Once upon", special=False)
+    detokenizer = Detokenizer(Counting(), words)
+    assert [detokenizer.add(begin) for _ in range(50)] == [""] * 50
+    assert detokenizer.add(words[-1]) == EMBEDDED.token(words[-1])
+    assert max(decoded) <= len(words) + 1
+
+
 def test_special_tokens_are_no_text() -> None:
     [begin] = EMBEDDED.encode("")
     tokens = EMBEDDED.encode("Once upon", special=False)

@@ -109,6 +109,16 @@ def _among_others(folder: Path) -> None:
     settings_of(folder, chat_template=named)
 
 
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ range(10**9) }}", "{% if", "{{ x.y.z }}"])
+def test_a_template_that_breaks_refuses(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UsageError, match="template refuses the messages: ") as caught:
+        load_tokenizer(folder).chat(MESSAGES)
+    message = str(caught.value)
+    assert not message.endswith(": ")
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("put", [_own_file, _in_settings, _among_others])
 def test_a_chat_reads_as_in_transformers(folder: Path, put: Callable[[Path], None]) -> None:
     put(folder)

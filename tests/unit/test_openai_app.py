@@ -19,6 +19,7 @@ from slimgpt_serve.openai_api.metrics import Metrics
 from slimgpt_serve.openai_api.service import Service
 from tests.onnx_serving import export_small, make_runner, tokenizer_of
 
+JSON = {"content-type": "application/json"}
 ASK = {"prompt": "Once", "max_tokens": 8, "ignore_eos": True}
 
 
@@ -100,13 +101,70 @@ def test_an_engine_that_breaks_in_a_stream_ends_the_stream_with_the_error(export
     assert lines[-1] == "data: [DONE]"
 
 
+def test_the_answers_of_a_request_are_counted_before_they_are_made(export, monkeypatch):
+    monkeypatch.setattr(Asks, "completions", None)
+    [answer] = _asked(export, _post(prompt=["x"] * 1000, n=128))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("the request asks for 128000 answers")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"temperature": 1e308, "top_p": 1e-320},
+        {"temperature": 1, "top_k": 5, "repetition_penalty": 1e-300},
+        {"temperature": 1, "top_p": 0.5, "repetition_penalty": 1e300},
+        {"temperature": 5e-324},
+    ],
+    ids=str,
+)
+def test_no_settings_of_one_request_stop_the_server(export, body):
+    answer, health = _asked(export, _post(**body), _get("/health"))
+    assert (answer.status_code, health.status_code) == (200, 200)
+
+
+def test_a_name_that_is_no_text_is_quoted_as_far_as_it_is(export):
+    content = b'{"prompt": "x", "model": "a\\ud800b"}'
+    request = {"method": "POST", "url": "/v1/completions", "headers": JSON, "content": content}
+    [answer] = _asked(export, request)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].startswith("the model a?b does not exist")
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "says"),
+    [
+        (b'{"prompt": "\xff"}', JSON, "send JSON in UTF-8"),
+        (b"[" * 100_000, JSON, "nesting of great length"),
+        (b'{"max_tokens": 1' + b"0" * 5000 + b"}", JSON, "numbers"),
+        (b'{"prompt": "x"}', {"content-type": "text/plain"}, "Content-Type: application/json"),
+        (b'{"prompt": "x"}', {}, "Content-Type: application/json"),
+        (b"[]", JSON, "the body is no JSON object"),
+        (b"", JSON, "the body is no JSON object"),
+    ],
+    ids=["bytes", "nested", "number", "type", "no type", "list", "nothing"],
+)
+def test_a_body_that_is_no_request_is_told_what_one_is(export, content, headers, says):
+    request = {"method": "POST", "url": "/v1/completions", "headers": headers, "content": content}
+    [answer] = _asked(export, request)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
+
+
+def test_a_model_can_be_asked_for_by_its_name(export):
+    every, found, other = _asked(
+        export, _get("/v1/models"), _get("/v1/models/small"), _get("/v1/models/an/other")
+    )
+    assert [found.json()] == every.json()["data"]
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_a_body_of_no_known_length_is_cut_off(export):
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b" " * 65536
 
-    headers = {"content-type": "application/json"}
-    request = {"method": "POST", "url": "/v1/completions", "headers": headers}
+    request = {"method": "POST", "url": "/v1/completions", "headers": JSON}
     [answer] = _asked(export, {**request, "content": endless()})
     assert answer.status_code == 413
     assert answer.json()["error"]["message"].endswith("the body is larger than 1048576 bytes")

@@ -75,7 +75,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers():
     )
     assert refusal.message == (
         "the prompt has 20 tokens, and this server takes 20 of prompt and answer together: shorten "
-        "it, or start the server with a larger --max-model-len"
+        "it, or start the server with a larger --max-model-len if the model's context allows"
     )
 
 
@@ -92,6 +92,20 @@ def test_ids_that_the_model_does_not_know_are_refused():
     assert _refused([5, 4096]).message == (
         "prompt has the token id 4096, and the model knows 0 to 4095: use its own tokenizer"
     )
+
+
+def test_tokens_that_the_tokenizer_has_and_the_model_has_not_are_refused(tmp_path):
+    tokenizer = tokenizer_of(with_chat_template(MODEL, tmp_path / "chat"))
+    asks = Asks(tokenizer, vocabulary=300, capacity=CAPACITY, eos=frozenset(), seed=0)
+    chat = ChatRequest.model_validate({"messages": [{"role": "user", "content": "Once upon"}]})
+    makes: list[tuple[str, Any]] = [
+        ("prompt", lambda: asks.completions(CompletionRequest(prompt="Once upon"))),
+        ("messages", lambda: asks.chat(chat)),
+    ]
+    for field, make in makes:
+        with pytest.raises(Refusal, match="and the model knows 0 to 299") as caught:
+            make()
+        assert (caught.value.status, caught.value.param) == (400, field)
 
 
 def test_a_prompt_without_tokens_is_refused():

@@ -52,6 +52,12 @@ def test_a_prompt_is_text_or_token_ids_one_or_several(prompt, prompts):
     assert CompletionRequest(prompt=prompt).prompts == prompts
 
 
+def test_answers_are_counted_before_they_are_made():
+    assert CompletionRequest(prompt=["a", "b", "c"], n=5).answers == 15
+    assert CompletionRequest(prompt="x").answers == 1
+    assert _chat_of(n=2).answers == 2
+
+
 def test_defaults_are_openais():
     completion, chat = CompletionRequest(prompt="x"), _chat_of()
     assert (completion.default_tokens, chat.default_tokens) == (16, None)

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from slimgpt_serve.onnx_runtime.continuation import Continuation
 from slimgpt_serve.onnx_runtime.generator import generate
 from slimgpt_serve.onnx_runtime.sampling import SamplingOptions
-from slimgpt_serve.onnx_runtime.tokens import Tokenizer
+from slimgpt_serve.onnx_runtime.tokens import Decoder, Tokenizer
 from slimgpt_serve.openai_api.events import Ask, Event, Failed, Piece
 from slimgpt_serve.openai_api.metrics import Metrics
 from slimgpt_serve.openai_api.scheduler import CHUNK_TOKENS, Answer, Job, Scheduler
@@ -53,12 +53,15 @@ class Desk:
         sampling = SamplingOptions(temperature=float(seed is not None), seed=seed or 0)
         return Ask(tuple(prompt), tokens, sampling)
 
-    def add(self, ask: Ask) -> Job:
+    def add(self, ask: Ask, decoder: Decoder | None = None) -> Job:
         """One more request, of one answer."""
         events = self.sent.setdefault(len(self.sent), [])
         job = Job(events.append)
         generated = Continuation(
-            ask.prompt, ask.sampling, max_new_tokens=ask.max_tokens, decoder=self.tokenizer
+            ask.prompt,
+            ask.sampling,
+            max_new_tokens=ask.max_tokens,
+            decoder=decoder or self.tokenizer,
         )
         self.waiting.append(Answer(job, 0, ask, 0.0, generated))
         return job
@@ -236,7 +239,36 @@ def test_an_answer_that_runs_out_of_numbers_fails_alone(spoiled):
     assert desk.tokens(1) == 11
 
 
+def test_an_answer_whose_own_text_breaks_fails_alone(export, caplog):
+    class OfPrompts:
+        """Breaks with the second text that it is given, the first answer's."""
+
+        asked = 0
+
+        def decode(self, ids: Sequence[int]) -> str:
+            self.asked += 1
+            if self.asked > 1:
+                raise RuntimeError("no such byte")
+            return ""
+
+    desk = Desk(export)
+    asks = [desk.ask(text, 20) for text in TEXTS[:3]]
+    for ask, decoder in zip(asks, (None, OfPrompts(), None), strict=True):
+        desk.add(ask, decoder)
+    desk.run()
+    assert desk.sent[1] == [Failed("the server made a mistake; its log has it", 500)]
+    assert [desk.text(i) for i in (0, 2)] == [desk.alone(asks[i]) for i in (0, 2)]
+    assert desk.metric("request_success_total") == 3
+    assert "no such byte" in caplog.text
+
+
 # -- what is told -------------------------------------------------------------------------------
+
+
+def test_every_sample_of_the_metrics_is_told_once(export):
+    families = text_string_to_metric_families(Desk(export).metrics.text().decode())
+    samples = [(s.name, *s.labels.items()) for family in families for s in family.samples]
+    assert len(samples) == len(set(samples)) > 50
 
 
 def test_metrics_count_what_happened(export):

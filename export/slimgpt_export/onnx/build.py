@@ -10,17 +10,22 @@ import onnx_ir as ir
 import torch
 
 from slimgpt.checkpoint.reader import Checkpoint, ConfigOnly
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt_export.onnx.geometry import Geometry, norm_epsilon, plan_geometry
 from slimgpt_export.onnx.graph import GraphOptions, build_graph
 from slimgpt_export.onnx.precision import Precision
-from slimgpt_export.onnx.rope import rope_tables
+from slimgpt_export.onnx.rope import context_length, rope_tables
 from slimgpt_export.onnx.weights import GraphWeights
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 _PAGE = 4096
 _SMALLEST_OUTSIDE = 1024
 """Bytes; shape arithmetic stays in the graph, where every tool sees it."""
+MOST_POSITIONS = 2**22
+"""The longest context of any model in use: 2 GiB of angles where heads are 128 wide."""
+
+
+_SILU = ("silu", "swish")
 
 
 def require_known(meta: ConfigOnly) -> None:
@@ -29,11 +34,24 @@ def require_known(meta: ConfigOnly) -> None:
     Raises:
         UsageError: naming the way out.
     """
+    context = context_length(meta)
+    if context > MOST_POSITIONS:
+        raise UsageError(
+            f"{meta.directory} has max_position_embeddings {context}, and the graph holds the "
+            f"angles of each position, of at most {MOST_POSITIONS}: lower it in config.json"
+        )
     activation = meta.config.get("hidden_act", "silu")
-    if activation != "silu":
+    if activation not in _SILU:
         raise UsageError(
             f"{meta.directory} has hidden_act {activation}, and the graph builder knows silu: "
             "give --portable, which exports what transformers computes"
+        )
+    rope = meta.config.get("rope_parameters") or meta.config.get("rope_scaling") or {}
+    turned = rope.get("partial_rotary_factor", meta.config.get("partial_rotary_factor"))
+    if turned not in (None, 1, 1.0):
+        raise UsageError(
+            f"{meta.directory} has partial_rotary_factor {turned}, and the graph builder turns "
+            "whole heads: give --portable, which exports what transformers computes"
         )
 
 
@@ -67,6 +85,7 @@ def write_graph(
 
     Raises:
         UsageError: the model or the precision is not for this builder.
+        EnvironmentProblem: the disk is full.
     """
     meta = checkpoint.meta
     require_known(meta)
@@ -81,6 +100,18 @@ def write_graph(
     )
     model = build_graph(geometry, options, GraphWeights(checkpoint, geometry, precision, dtype))
     model.metadata_props.update(metadata or {})
+    try:
+        _save(model, folder, advance)
+    except OSError as reason:
+        raise EnvironmentProblem(
+            f"{folder / DATA} can't be written ({reason.strerror or reason}): free some disk, or "
+            "choose an OUT on another disk"
+        ) from None
+    onnx.checker.check_model(folder / GRAPH)
+    return geometry
+
+
+def _save(model: ir.Model, folder: Path, advance: Callable[[int], None]) -> None:
     ir.save(
         model,
         folder / GRAPH,
@@ -91,5 +122,3 @@ def write_graph(
         alignment=_PAGE,  # what can be mapped is not copied
         align_threshold=_PAGE,
     )
-    onnx.checker.check_model(folder / GRAPH)
-    return geometry

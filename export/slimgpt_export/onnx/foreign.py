@@ -21,14 +21,18 @@ from slimgpt.progress import Progress, stage
 from slimgpt.release.manifest import environment, rounded
 from slimgpt.resources import peak_rss_bytes
 from slimgpt.workspace import Workspace
-from slimgpt_export.onnx.options import OnnxOptions
+from slimgpt_export.onnx.options import OnnxOptions, require_device
 from slimgpt_export.onnx.parity import Parity, Twins, measure, require_parity, usual_tokens
 from slimgpt_export.onnx.portable import require_exporter, require_whole, write_portable
 from slimgpt_export.onnx.portable_model import load_for_export
 from slimgpt_export.onnx.result import OnnxResult
 from slimgpt_export.onnx.sample import Sample, read_sample
 
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf", ".onnx")
+_WEIGHTS = (
+    *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack"),
+    *(".onnx", ".onnx_data", ".onnx.data", ".ot", ".tflite", ".mlmodel", ".npz"),
+)
+"""How names of weights end: those of other tools too, which are no smaller."""
 _CARD = "README.md"
 
 
@@ -45,6 +49,7 @@ def require_portable(model: Path, options: OnnxOptions) -> None:
             f"{model} is a {named} model, which the graph builder does not know: give --portable, "
             "which exports what transformers computes"
         )
+    require_device(options)
     require_exporter()
     require_whole(options.precision)
 

@@ -72,15 +72,16 @@ def special_tokens(meta: ConfigOnly) -> dict[str, Any]:
     generation = read_json(inside(meta.directory, path)) if path.exists() else {}
     found = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = generation.get(name, meta.config.get(name))
-        if _ids(value):
-            found[name] = value
+        ids = _ids(generation.get(name, meta.config.get(name)), meta.shape.vocab_size)
+        if ids:
+            several = name == "eos_token_id" and len(ids) > 1
+            found[name] = ids if several else ids[0]
     end = found.get("eos_token_id", 0)
     found.setdefault("pad_token_id", end[0] if isinstance(end, list) else end)
     return found
 
 
-def _ids(value: Any) -> bool:
-    """One id, or for the end of a text several."""
-    several = value if isinstance(value, list) and value else [value]
-    return all(isinstance(entry, int) and not isinstance(entry, bool) for entry in several)
+def _ids(value: Any, vocabulary: int) -> list[int]:
+    """Ids that the model has: LLaMA's pad_token_id is -1, and others' lies behind the last row."""
+    several = value if isinstance(value, list) else [value]
+    return [x for x in several if type(x) is int and 0 <= x < vocabulary]

@@ -199,7 +199,7 @@ class _Decoder:
             domain=CONTRIB,
             num_heads=layer.query_heads,
             kv_num_heads=layer.kv_heads,
-            scale=self._geometry.source.head_dim**-0.5,
+            scale=self._score_scale(),
             do_rotary=1,
             rotary_interleaved=0,
             local_window_size=-1 if window is None else window,
@@ -207,6 +207,15 @@ class _Decoder:
         for value, label in zip(made, present, strict=True):
             nodes.output(value, label, self._type, self._cache(layer, "total"))
         return self._linear(attended, f"{name}.o_proj", bias=self._shape.output_bias)
+
+    def _score_scale(self) -> float:
+        """What products of q and k are multiplied by.
+
+        Norms of widened heads take the mean over more values, all but the model's of them zeros,
+        and leave q and k longer. That is put right here: scaled weights would be rounded once more.
+        """
+        model, graph = self._geometry.source.head_dim, self._shape.head_dim
+        return float(model**-0.5 * (model / graph if self._shape.qk_norm else 1))
 
     def _cache(self, layer: LayerShape, length: str) -> list[int | str]:
         """A concrete number of heads: GenAI reads each layer's from here."""
@@ -221,7 +230,7 @@ class _Decoder:
             nodes.constant("by_head", [0, 0, -1, width]),
             nodes.constant("flat", [0, 0, -1]),
         )
-        # See Widening: the zeros of a wider head count in the mean, and so must they here.
+        # See _score_scale: the zeros of a wider head count in the mean, and so must they here.
         epsilon = self._options.epsilon * self._geometry.source.head_dim / width
         normed = []
         for letter, x in (("q", q), ("k", k)):

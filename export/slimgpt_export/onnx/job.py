@@ -34,7 +34,7 @@ from slimgpt_export.onnx.card import render_card
 from slimgpt_export.onnx.foreign import export_foreign
 from slimgpt_export.onnx.genai import GENAI_CONFIG, genai_config
 from slimgpt_export.onnx.geometry import Geometry, plan_geometry
-from slimgpt_export.onnx.options import OnnxOptions
+from slimgpt_export.onnx.options import OnnxOptions, require_device
 from slimgpt_export.onnx.packages import require_packages, versions
 from slimgpt_export.onnx.parity import Parity, Twins, measure, require_parity, tokens_needed
 from slimgpt_export.onnx.portable import require_exporter, require_whole, write_portable
@@ -46,6 +46,8 @@ from slimgpt_export.onnx.rope import context_length
 from slimgpt_export.onnx.rounded_forward import AsInGraph, AsStored, Numbers
 from slimgpt_export.onnx.sample import Sample, read_sample
 from slimgpt_export.onnx.sensitivity import choose_higher, weight_bytes, windows_of
+from slimgpt_export.onnx.size import FLOAT32, disk_bytes
+from slimgpt_export.onnx.weights import in_format
 from slimgpt_serve.onnx_runtime.artefact import CONCATENATED, IN_PLACE, SCHEMA
 
 
@@ -92,6 +94,7 @@ def require_exportable(meta: ConfigOnly, options: OnnxOptions) -> None:
         UsageError: the model or the precision is not for this route.
         EnvironmentProblem: a package that it needs is missing.
     """
+    require_device(options)
     if options.portable:
         require_exporter()
         require_whole(options.precision)
@@ -123,10 +126,8 @@ class _Run:
     def execute(self, started: float) -> OnnxResult:
         """Runs to the end."""
         shape, precision = self.checkpoint.shape, self.options.precision
-        # With what is chosen by KL, several graphs are written, one after the other.
-        require_disk(
-            self.out.parent, shape.weight_bytes(4) - work_bytes(self.out), "the ONNX export"
-        )
+        needed = disk_bytes(self.checkpoint, self.options) - work_bytes(self.out)
+        require_disk(self.out.parent, needed, "the ONNX export")
         fingerprint = {
             "recipe": self.recipe,
             "source": self.lineage.source["digest"],
@@ -173,6 +174,9 @@ class _Run:
                 "accuracy_level": precision.accuracy_level,
                 "keep": "auto" if options.keep is None else list(options.keep),
             }
+        before = self.lineage.recipe.get("export")
+        if isinstance(before, Mapping) and "padded" in before:  # the counts hold the zeros still
+            entry["padded"] = before["padded"]
         return entry | versions()
 
     def _make(self, work: Workspace) -> None:
@@ -183,6 +187,9 @@ class _Run:
             meta.directory, meta.shape.vocab_size, options.text, options.seed, least
         )
         precision, choice = self._choose(sample)
+        if options.portable:  # the other route looks at each tensor when it writes it
+            for name, tensor in self.checkpoint.stored():
+                in_format(name, tensor, precision)
         copy_sidecars(self.checkpoint, staging)
         write_json(staging / "config.json", read_json(meta.directory / "config.json"))
         if has_tokenizer(meta.directory):
@@ -192,8 +199,7 @@ class _Run:
         if not self.options.portable:  # GenAI takes caches in place
             write_json(staging / GENAI_CONFIG, genai_config(meta, geometry, GRAPH, context))
         write = self._writer(precision, self._metadata(geometry, precision, context))
-        with stage(self.progress, "writing graph", weight_bytes(self.checkpoint, precision)):
-            write(staging, None)
+        write(staging, None)
         twins = Twins(
             partial(self._torch_logits, precision), lambda folder: write(folder, torch.float32)
         )
@@ -222,7 +228,12 @@ class _Run:
                     advance=advance,
                 )
 
-        return write
+        def watched(folder: Path, dtype: torch.dtype | None) -> None:
+            stored = precision if dtype is None else replace(precision, activations=FLOAT32)
+            with stage(self.progress, "writing graph", weight_bytes(self.checkpoint, stored)):
+                write(folder, dtype)
+
+        return watched
 
     def _torch_logits(self, precision: Precision, ids: Tensor, kept: int, rounded: bool) -> Tensor:
         numbers: Numbers = AsStored(self.checkpoint)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.errors import UsageError
+from slimgpt.resources import resolve_device
 from slimgpt_export.onnx.precision import ACTIVATIONS, PARTS, Name, Part, Precision
+from slimgpt_serve.onnx_runtime import session
 
 PLAIN: dict[str, Any] = {
     "block_size": 32,
@@ -78,6 +80,29 @@ def make_options(
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is for --precision int8 and int4, not {precision}")
     return OnnxOptions(chosen, _parts(keep), text, seed, device, portable)
+
+
+def require_device(options: OnnxOptions) -> None:
+    """Refuses a device on which the check can't run.
+
+    Raises:
+        UsageError: it is no device, or ONNX Runtime has no attention of this precision there.
+        EnvironmentProblem: it is not there.
+    """
+    device, precision = options.device, options.precision
+    if not device.startswith("cuda"):
+        resolve_device(device)
+    elif precision.activations == "float32" and not options.portable:
+        given, instead = f"--precision {precision.name}", "--precision fp16 or bf16"
+        if precision.quantized:
+            given, instead = f"{given} --activations float32", "--activations float16 or bfloat16"
+        raise UsageError(
+            f"--device {device}: {given} is for CPUs, as ONNX Runtime has no attention in float32 "
+            f"for GPUs: give {instead}, or --device cpu"
+        )
+    else:
+        in_place = not options.portable
+        session.require_device(device, precision.activations, "the export", in_place=in_place)
 
 
 def _parts(keep: str) -> tuple[Part, ...] | None:

@@ -50,3 +50,10 @@ class Precision:
     @property
     def quantized(self) -> bool:
         return self.bits is not None
+
+    @property
+    def wider(self) -> str:
+        """Options that hold larger values than float16, as the user gives them."""
+        if self.quantized:
+            return "--activations float32, or on GPUs bfloat16"
+        return "--precision fp32, or on GPUs bf16"

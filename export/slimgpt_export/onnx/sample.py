@@ -58,6 +58,8 @@ def read_sample(
         ids += encode(tokenizer, document.text) if document.ids is None else document.ids
     name = f"--text {text}" if text else "the text that comes with slimgpt"
     require_in_vocabulary(ids, vocabulary, name)
+    if not ids:
+        raise UsageError(f"the tokenizer of {directory} finds no tokens in {name}: repair it")
     if text and len(ids) < least:
         raise UsageError(f"{name} has {len(ids)} tokens: {least} are needed")
     while len(ids) < least:

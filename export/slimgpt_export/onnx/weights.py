@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slimgpt.checkpoint.reader import Checkpoint
+from slimgpt.errors import UsageError
 from slimgpt_export.onnx.blocks import Blocks, quantize
 from slimgpt_export.onnx.geometry import Geometry, block_of
 from slimgpt_export.onnx.precision import Part, Precision
@@ -70,12 +71,13 @@ class GraphWeights:
         self._checkpoint, self._geometry = checkpoint, geometry
         self._precision, self._dtype = precision, dtype
         self._rounded_to = getattr(torch, precision.activations)
+        self._made: tuple[str, Blocks] | None = None
 
     def whole(self, name: str) -> ir.TensorProtocol:
         """A tensor that is not quantised."""
 
         def read() -> Tensor:
-            return self._read(name).to(self._rounded_to)
+            return self._whole(name, self._read(name))
 
         return _lazy(name, self._size(name), self._dtype, read)
 
@@ -93,7 +95,10 @@ class GraphWeights:
             points = _lazy(f"{name}.zero_points", size, torch.uint8, lambda: _points(made()))
 
         def made() -> Blocks:
-            return self._quantized(self._read(name), bits, block)
+            # Values, scales and zero points are written one after the other, and made once.
+            if self._made is None or self._made[0] != name:
+                self._made = name, self._quantized(name, self._read(name), bits, block)
+            return self._made[1]
 
         return BlockTensors(
             _lazy(
@@ -124,33 +129,40 @@ class GraphWeights:
                 name, self.rounded(f"{_LAYER}{index}.{name}", widening.widen(name, tensor))
             )
             if tensor.dim() == 2
-            else tensor.to(self._rounded_to).float()
+            else self._whole(f"{_LAYER}{index}.{name}", tensor).float()
             for name, tensor in layer.items()
         }
 
     def outer_as_computed(self, name: str) -> Tensor:
         """Embedding, norm or head with the values that the graph has."""
         tensor = self._checkpoint.outer(name)
-        return (
-            self.rounded(name, tensor) if tensor.dim() == 2 else tensor.to(self._rounded_to).float()
-        )
+        if tensor.dim() == 2:
+            return self.rounded(name, tensor)
+        return self._whole(name, tensor).float()
 
     def rounded(self, name: str, tensor: Tensor) -> Tensor:
         """A matrix as it is after storing, in float32."""
         bits = self._bits(name)
         if bits is None:
-            return tensor.to(self._rounded_to).float()
+            return self._whole(name, tensor).float()
         block = block_of(tensor.shape[1], self._precision.block_size)
-        return self._quantized(tensor, bits, block).dequantized()
+        return self._quantized(name, tensor, bits, block).dequantized()
 
-    def _quantized(self, tensor: Tensor, bits: int, block: int) -> Blocks:
-        return quantize(
+    def _whole(self, name: str, tensor: Tensor) -> Tensor:
+        return in_format(name, tensor, self._precision)
+
+    def _quantized(self, name: str, tensor: Tensor, bits: int, block: int) -> Blocks:
+        blocks = quantize(
             tensor,
             bits=bits,
             block_size=block,
             symmetric=self._precision.symmetric,
             scale_dtype=self._rounded_to,
         )
+        # A scale that is too large is clipped, and its block of weights with it.
+        if blocks.scales.numel() and blocks.scales.abs().max() >= torch.finfo(self._rounded_to).max:
+            raise _too_large(name, tensor, self._precision)
+        return blocks
 
     def _bits(self, name: str) -> int | None:
         tied = self._geometry.source.tied_embeddings
@@ -184,6 +196,28 @@ class GraphWeights:
         return torch.cat(
             [widening.widen(p, self._checkpoint.tensor(index, p)) for p in _parts(inner)]
         )
+
+
+def in_format(name: str, tensor: Tensor, precision: Precision) -> Tensor:
+    """A tensor in the number format of what is not quantised.
+
+    Raises:
+        UsageError: it is finite and holds a value beyond the format's largest.
+    """
+    found = tensor.to(getattr(torch, precision.activations))
+    if not found.isfinite().all() and tensor.isfinite().all():
+        raise _too_large(name, tensor, precision)
+    return found
+
+
+def _too_large(name: str, tensor: Tensor, precision: Precision) -> UsageError:
+    given = f"--precision {precision.name}"
+    if precision.quantized:
+        given += f" --activations {precision.activations}"
+    return UsageError(
+        f"{given}: {name} of MODEL holds values up to {float(tensor.abs().max()):.3g}, beyond what "
+        f"{precision.activations} can hold: give {precision.wider}"
+    )
 
 
 def _parts(name: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 import torch
 from torch import Tensor
 
@@ -38,9 +36,7 @@ class Widening:
         size = list(tensor.shape)
         size[axis] = total
         wide = tensor.new_zeros(size)
-        wide.index_copy_(axis, torch.tensor(places), tensor)
-        # The mean of squares is over more values, all but these of them zeros.
-        return wide * sqrt(len(places) / total) if "_norm" in name else wide
+        return wide.index_copy_(axis, torch.tensor(places), tensor)
 
     def narrow(self, name: str, tensor: Tensor) -> Tensor:
         """The inverse of :meth:`widen`, for matrices."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.onnx_export import GRAPH
+from slimgpt.checkpoint.reader import MANIFEST
 from slimgpt.checkpoint.safety import inside, read_json
 from slimgpt.errors import IntegrityError
 from slimgpt_serve.onnx_runtime.graph_file import AGAIN, read_graph, weight_bytes
@@ -17,6 +19,8 @@ from slimgpt_serve.onnx_runtime.graph_file import AGAIN, read_graph, weight_byte
 SCHEMA = "1"
 IN_PLACE, CONCATENATED = "in_place", "concatenated"
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+_MOST_TOKENS = 2**24  # of a vocabulary: some dozen times those of today
 _DTYPES = {1: "float32", 10: "float16", 16: "bfloat16"}  # of onnx.TensorProto.DataType
 _PAST = re.compile(r"past_key_values\.(\d{1,5})\.(key|value)")
 _KEYS = ("version", "source", "precision", "shape", "head_dim", "context_length", "cache")
@@ -75,6 +79,7 @@ def read_artefact(directory: Path) -> OnnxArtefact:
     """
     model = read_graph(directory)
     path = directory / GRAPH
+    _require_unchanged(directory)
     told = _metadata(path, model)
     dtype, vocabulary = _logits(path, model)
     kv_heads, head_dim = _caches(path, model, dtype)
@@ -103,6 +108,20 @@ def read_artefact(directory: Path) -> OnnxArtefact:
     )
 
 
+def _require_unchanged(directory: Path) -> None:
+    """Refuses a graph that is not the one its manifest lists; the weights, ``verify`` reads."""
+    path = directory / MANIFEST
+    if not (path.exists() or path.is_symlink()):
+        return
+    files = read_json(inside(directory, path)).get("files")
+    listed = files.get(GRAPH) if isinstance(files, dict) else None
+    if listed is not None and listed != file_sha256(directory / GRAPH):
+        raise IntegrityError(
+            f"{directory / GRAPH} is not the one that {MANIFEST} lists: it was changed since it "
+            f"was exported; {AGAIN}"
+        )
+
+
 def _metadata(path: Path, model: Any) -> dict[str, str]:
     entries = {entry.key: entry.value for entry in model.metadata_props}
     schema = entries.get("slimgpt.schema")
@@ -124,6 +143,11 @@ def _metadata(path: Path, model: Any) -> dict[str, str]:
         raise IntegrityError(
             f"{path} has slimgpt.cache {told['cache']!r}: known are {IN_PLACE} and {CONCATENATED}; "
             f"{AGAIN}"
+        )
+    if told["precision"] not in _PRECISIONS:  # it is shown to people
+        raise IntegrityError(
+            f"{path} has slimgpt.precision {told['precision'][:80]!r}: known are "
+            f"{', '.join(_PRECISIONS)}; {AGAIN}"
         )
     return told
 
@@ -152,7 +176,7 @@ def _logits(path: Path, model: Any) -> tuple[str, int]:
         raise IntegrityError(f"{path} has no input_ids or no logits: {AGAIN}")
     logits = outputs["logits"]
     dims = [d.dim_value for d in logits.shape.dim]
-    if logits.elem_type not in _DTYPES or len(dims) != 3 or dims[2] < 1:
+    if logits.elem_type not in _DTYPES or len(dims) != 3 or not 0 < dims[2] < _MOST_TOKENS:
         raise IntegrityError(f"{path} has logits of no known form: {AGAIN}")
     return _DTYPES[logits.elem_type], dims[2]
 
@@ -186,15 +210,13 @@ def _end_tokens(directory: Path, vocabulary: int) -> frozenset[int]:
             entries = read_json(inside(directory, path))
             model = entries.get("model") if name == _END_TOKENS[0] else entries
             found = model.get("eos_token_id") if isinstance(model, dict) else None
-            return _ids(path, found, vocabulary)
+            # One beyond the vocabulary, as in some configs of strangers, never comes.
+            return frozenset(i for i in _ids(path, found) if i < vocabulary)
     return frozenset()
 
 
-def _ids(path: Path, found: object, vocabulary: int) -> frozenset[int]:
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(type(i) is int and 0 <= i < vocabulary for i in ids):
-        raise IntegrityError(
-            f"{path}: eos_token_id {str(found)[:80]} is no id, or list of ids, of a vocabulary of "
-            f"{vocabulary}"
-        )
-    return frozenset(ids)
+def _ids(path: Path, found: object) -> list[int]:
+    ids: list[Any] = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise IntegrityError(f"{path}: eos_token_id {str(found)[:80]} is no id, and no list of ids")
+    return ids

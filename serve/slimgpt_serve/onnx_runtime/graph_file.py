@@ -19,6 +19,7 @@ from slimgpt_serve.onnx_runtime.installed import FEATURE
 AGAIN = "write it again with slimgpt export onnx"
 _LARGEST_GRAPH_BYTES = 256 * 2**20  # weights stand beside it; a graph is some hundred kB
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
+_LONGEST_NAME = 255
 BYTE = 2  # onnx.TensorProto.UINT8
 _BITS = {1: 32, 2: 8, 3: 8, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 16: 16, 21: 4, 22: 4}
 """Of the number formats (onnx.TensorProto.DataType) that a language model's weights have."""
@@ -28,8 +29,8 @@ def read_graph(directory: Path) -> Any:
     """The onnx.ModelProto of an export, without its weights.
 
     Raises:
-        IntegrityError: it is missing, damaged, has operators from elsewhere, or its weights are
-            not whole in files of the directory.
+        IntegrityError: it is missing, damaged, has operators from elsewhere, functions or loops
+            (which may have no end), or its weights are not whole in files of the directory.
         EnvironmentProblem: the package onnx is missing.
     """
     path = directory / GRAPH
@@ -96,26 +97,26 @@ def _nodes(nodes: Iterable[Any]) -> Iterator[Any]:
                 yield from _nodes(graph.node)
 
 
-def _all_nodes(model: Any) -> Iterator[Any]:
-    yield from _nodes(model.graph.node)
-    for function in model.functions:
-        yield from _nodes(function.node)
-
-
 def _check_operators(path: Path, model: Any) -> None:
-    own = {function.domain for function in model.functions}
-    for node in _all_nodes(model):
-        if node.domain not in _DOMAINS | own:
+    if model.functions:
+        raise IntegrityError(f"{path} has functions, which no export of slimgpt has: {AGAIN}")
+    for node in _nodes(model.graph.node):
+        if node.domain not in _DOMAINS:
             raise IntegrityError(
-                f"{path} has an operator {node.op_type} of {node.domain!r}: only those of ONNX and "
-                f"com.microsoft are run; {AGAIN}"
+                f"{path} has an operator {node.op_type[:80]} of {node.domain[:80]!r}: only those "
+                f"of ONNX and com.microsoft are run; {AGAIN}"
+            )
+        # ONNX Runtime can't be interrupted, and may run a loop while it loads.
+        if node.op_type != "If" and any(x.HasField("g") or x.graphs for x in node.attribute):
+            raise IntegrityError(
+                f"{path} has a loop ({node.op_type[:80]}), which no export of slimgpt has: {AGAIN}"
             )
 
 
 def _tensors(model: Any) -> Iterator[Any]:
     """Every constant of the model: initializers, and those inside attributes of nodes."""
     yield from _of_graph(model.graph)
-    for node in _all_nodes(model):
+    for node in _nodes(model.graph.node):
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
@@ -155,9 +156,10 @@ def _check_data(directory: Path, tensor: Any) -> None:
 
 def _data_path(directory: Path, location: str) -> Path:
     windows = PureWindowsPath(location)  # knows both kinds of slashes, and drives
-    if not location or "\0" in location or windows.root or windows.drive or ".." in windows.parts:
+    outside = windows.root or windows.drive or ".." in windows.parts
+    if outside or "\0" in location or not 0 < len(location) <= _LONGEST_NAME:
         raise IntegrityError(
-            f"{directory}/{GRAPH} keeps its weights in {location!r}, a path outside the "
+            f"{directory}/{GRAPH} keeps its weights in {location[:80]!r}, a path outside the "
             f"directory: {AGAIN}"
         )
     path = directory / location

@@ -111,7 +111,8 @@ class KvCache:
             raise EnvironmentProblem(
                 f"keys and values of {self.slots} texts of {self.capacity} tokens need "
                 f"{human_bytes(self.size_bytes)}, and {human_bytes(free)} of memory are free: ask "
-                "for fewer or shorter texts"
+                "for fewer or shorter texts (--max-new-tokens; --max-concurrency and "
+                "--max-model-len where they are served)"
             )
 
 

@@ -64,9 +64,14 @@ def penalized(logits: Floats, seen: Sequence[int], penalty: float) -> Floats:
     if penalty == 1 or not seen:
         return logits
     logits = logits.copy()
+    limits = np.finfo(logits.dtype)
+    # No penalty makes an infinity of a logit, whose softmax would be no number.
+    penalty = min(max(penalty, float(limits.tiny)), float(limits.max))
     tokens = np.unique(np.asarray(seen))
     found = logits[tokens]
-    logits[tokens] = np.where(found < 0, found * penalty, found / penalty)
+    with np.errstate(over="ignore"):
+        found = np.where(found < 0, found * penalty, found / penalty)
+    logits[tokens] = np.clip(found, limits.min, limits.max)
     return logits
 
 
@@ -80,7 +85,9 @@ def candidates(
         options: with a temperature above 0.
     """
     # Less the largest: a softmax is the same, and no temperature makes infinities of it.
-    scores = (logits.astype(np.float64) - float(logits.max())) / options.temperature
+    scores = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):
+        scores /= options.temperature
     tokens = np.arange(len(scores))
     if 0 < options.top_k < len(scores):
         least = np.partition(scores, -options.top_k)[-options.top_k]
@@ -101,6 +108,7 @@ def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.boo
     need sorting: a handful of a large vocabulary.
     """
     kept = probabilities > (1 - top_p) / len(probabilities)
+    kept[probabilities.argmax()] = True  # where all are alike, none is above their mean
     likely = np.flatnonzero(kept)
     rising = likely[np.argsort(probabilities[likely], kind="stable")]
     below = probabilities[~kept].sum() + np.cumsum(probabilities[rising])

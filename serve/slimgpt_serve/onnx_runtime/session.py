@@ -129,9 +129,11 @@ def open_session(
         IntegrityError: ONNX Runtime refuses the graph.
     """
     kind, index = _parsed(device)
+    name, in_place = str(artefact.directory), artefact.cache == IN_PLACE
+    require_device(device, artefact.dtype, name, in_place=in_place)
     threads = threads or threads_to_use(os.environ)
     options = _options(threads, prepack=prepack)
-    if kind != "cpu":
+    if kind == "cuda" or (kind == "auto" and _has_kernels(artefact.dtype, in_place=in_place)):
         try:
             session = _on_gpu(artefact, options, device, index)
             return OnnxSession(artefact, session, index, threads)
@@ -139,11 +141,53 @@ def open_session(
             if kind == "cuda":
                 raise
     if artefact.dtype == "bfloat16":
-        raise EnvironmentProblem(
-            f"{artefact.directory} computes in bfloat16, which ONNX Runtime has for GPUs alone: "
-            "give --device cuda where there is one, or export it again with --precision fp32"
-        )
+        raise _no_bfloat16(name)
     return OnnxSession(artefact, _created(str(artefact.model), options, CPU, 0), 0, threads)
+
+
+def require_device(device: str, dtype: str, name: str, *, in_place: bool) -> None:
+    """Refuses a device on which an export can't run, as far as that is known before it is opened.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda[:i]``.
+        dtype: of the export's activations.
+        name: what to call it.
+        in_place: its caches stay in place; else it has standard operators alone.
+
+    Raises:
+        UsageError: the device is no device, or has no kernels for it.
+        EnvironmentProblem: it is not there.
+    """
+    kind, _ = _parsed(device)
+    if kind == "cuda" and not _has_kernels(dtype, in_place=in_place):
+        raise UsageError(
+            f"--device {device}: {name} computes attention in float32, which ONNX Runtime has for "
+            "CPUs alone: export with --precision fp16 (int8, int4: --activations float16), or give "
+            "--device cpu"
+        )
+    has_cuda = CUDA in _onnxruntime().get_available_providers()
+    if kind == "cuda" and not has_cuda:
+        raise EnvironmentProblem(f"--device {device}: {_NO_CUDA}")
+    if dtype == "bfloat16" and (kind == "cpu" or not has_cuda):
+        raise _no_bfloat16(name)
+
+
+def may_run_on_gpu(artefact: OnnxArtefact) -> bool:
+    """Whether ``auto`` would try a GPU: one that ONNX Runtime has, for an export that it takes."""
+    has_cuda = CUDA in _onnxruntime().get_available_providers()
+    return has_cuda and _has_kernels(artefact.dtype, in_place=artefact.cache == IN_PLACE)
+
+
+def _has_kernels(dtype: str, *, in_place: bool) -> bool:
+    """Whether a GPU runs it: GroupQueryAttention has no float32 there."""
+    return dtype != "float32" or not in_place
+
+
+def _no_bfloat16(name: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{name} computes in bfloat16, which ONNX Runtime has for GPUs alone: give --device cuda "
+        "where there is one, or export it again with --precision fp32"
+    )
 
 
 def _onnxruntime() -> Any:
@@ -174,18 +218,9 @@ def _on_gpu(artefact: OnnxArtefact, options: Any, device: str, index: int) -> An
     """A session that does run on the GPU.
 
     Raises:
-        UsageError: the precision has no kernels there.
         EnvironmentProblem: there is no such GPU, or a library that it needs is missing.
     """
-    if artefact.cache == IN_PLACE and artefact.dtype == "float32":
-        raise UsageError(
-            f"--device {device}: {artefact.directory} computes attention in float32, which ONNX "
-            "Runtime has for CPUs alone: export it again with --precision fp16 (int8, int4: "
-            "--activations float16), or give --device cpu"
-        )
     ort = _onnxruntime()
-    if CUDA not in ort.get_available_providers():
-        raise EnvironmentProblem(f"--device {device}: {_NO_CUDA}")
     if hasattr(ort, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slimgpt_serve.onnx_runtime.tokens import Decoder
+from slimgpt_serve.onnx_runtime.tokens import UNFINISHED, Decoder
 
-_UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no character, or not yet."""
 _CONTEXT = 8
 """Tokens of the prompt that are decoded along: a SentencePiece decoder drops the space in front of
 the first word it is given, and a character may begin in the prompt."""
@@ -23,16 +21,19 @@ class Detokenizer:
     def __init__(self, decoder: Decoder, prompt: Sequence[int]) -> None:
         self._decode = decoder.decode
         self._tokens = list(prompt[-_CONTEXT:])
-        self._known = self._decode(self._tokens).rstrip(_UNFINISHED)
+        self._known = self._decode(self._tokens).rstrip(UNFINISHED)
         self._given = len(self._tokens)
 
     def add(self, token: int) -> str:
         """What this token makes certain; empty inside a character, and for special tokens."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
+        if text and text == self._known:  # a special token: there may be thousands in a row
+            self._tokens.pop()
+            return ""
         # By length: a byte that fits nowhere may spoil the whole run of bytes that it ends, a part
         # of which was given out as it should be.
-        if text.endswith(_UNFINISHED) or len(text) <= len(self._known):
+        if text.endswith(UNFINISHED) or len(text) <= len(self._known):
             return ""
         piece = text[len(self._known) :]
         # The tokens of this piece are the context of the next ones.
@@ -43,7 +44,7 @@ class Detokenizer:
 
     def finish(self) -> str:
         """What was held back, without the character that will never be finished."""
-        text = self._decode(self._tokens).rstrip(_UNFINISHED)
+        text = self._decode(self._tokens).rstrip(UNFINISHED)
         return text[len(self._known) :]
 
 

@@ -18,6 +18,10 @@ from slimgpt.tokenizer import well_formed
 _FILE, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
 
+UNFINISHED = "\ufffd"
+"""What decoders write for bytes that are no character, or not yet."""
+
+
 class Decoder(Protocol):
     """What turns ids into text."""
 
@@ -53,9 +57,12 @@ class Tokenizer:
         return text
 
     def token(self, token: int) -> str:
-        """The text of one token, special or not; part of a character is U+FFFD."""
-        text: str = self._backend.decode([token], skip_special_tokens=False)
-        return text
+        """The text of one token within a text, special or not; part of a character is U+FFFD."""
+        alone: str = self._backend.decode([token], skip_special_tokens=False)
+        # A SentencePiece decoder drops the space in front of the first word it is given.
+        twice: str = self._backend.decode([token, token], skip_special_tokens=False)
+        whole = twice.startswith(alone) and UNFINISHED not in twice
+        return twice[len(alone) :] if whole else alone
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **values: Any) -> list[int]:
         """Ids of a conversation, up to where the assistant answers.
@@ -72,7 +79,6 @@ class Tokenizer:
                 "the model has no chat template: ask for completions of plain text, or export it "
                 f"with {_TEMPLATE} beside its tokenizer"
             )
-        from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -82,8 +88,9 @@ class Tokenizer:
                 add_generation_prompt=True,
                 **{**self._names, **values},
             )
-        except (TemplateError, TypeError, ValueError) as reason:
-            raise UsageError(f"the model's chat template refuses the messages: {reason}") from None
+        except Exception as reason:  # noqa: BLE001 - a template may divide by zero
+            words = " ".join(str(reason).split())
+            raise UsageError(f"the model's chat template refuses the messages: {words}") from None
         return self.encode(rendered[0][0], special=False)  # a template writes special tokens itself
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from slimgpt_serve.onnx_runtime.tokens import UNFINISHED
 from slimgpt_serve.openai_api.events import Piece, ScoredToken
 
 
@@ -187,4 +188,6 @@ def _chat_logprobs(scores: Sequence[ScoredToken]) -> dict[str, Any] | None:
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    # Part of a character has bytes that its text does not tell; null is OpenAI's word for that.
+    known = None if UNFINISHED in text else list(text.encode())
+    return {"token": text, "logprob": logprob, "bytes": known}

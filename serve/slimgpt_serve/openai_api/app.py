@@ -18,8 +18,10 @@ from slimgpt_serve.openai_api.protocol import ChatRequest, CompletionRequest
 from slimgpt_serve.openai_api.refusal import OWN, Refusal
 from slimgpt_serve.openai_api.service import Service
 
-_BUSY, _OURS = 429, 500
+_UNREADABLE, _BUSY, _OURS = 400, 429, 500
 _GENERATES = ("/v1/completions", "/v1/chat/completions")
+_NO_TEXT = "the body can't be read: send JSON in UTF-8, without numbers or nesting of great length"
+_NO_OBJECT = "the body is no JSON object: send one, with the header Content-Type: application/json"
 _BODY_BYTES_PER_TOKEN = 64
 _LEAST_BODY_BYTES = 2**20
 
@@ -29,7 +31,15 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(title="SlimGPT", version=slimgpt.__version__, docs_url=None, redoc_url=None)
     app.add_middleware(LimitBody, most_bytes=body_bytes(service.engine.capacity))
     _add_errors(app, service)
-    created = int(time.time())
+    model = {
+        "id": service.name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "slimgpt",
+        "root": service.name,
+        "parent": None,
+        "max_model_len": service.engine.capacity,
+    }
 
     @app.get("/health")
     async def health() -> Response:
@@ -47,16 +57,12 @@ def make_app(service: Service) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        model = {
-            "id": service.name,
-            "object": "model",
-            "created": created,
-            "owned_by": "slimgpt",
-            "root": service.name,
-            "parent": None,
-            "max_model_len": service.engine.capacity,
-        }
         return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        service.require_model(name)
+        return model
 
     @app.post("/v1/completions")
     async def completions(http: Request, request: CompletionRequest) -> Response:
@@ -93,7 +99,9 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(http: Request, reason: HTTPException) -> JSONResponse:
-        refusal = Refusal(reason.status_code, f"{http.url.path}: {reason.detail}")
+        unreadable = reason.status_code == _UNREADABLE  # FastAPI's word for a body's bytes
+        said = _NO_TEXT if unreadable else f"{http.url.path}: {reason.detail}"
+        refusal = Refusal(reason.status_code, said)
         found = answer(http, refusal)
         found.headers.update(reason.headers or {})
         return found
@@ -118,8 +126,10 @@ def refusal_of(errors: Sequence[Mapping[str, Any]]) -> Refusal:
         return Refusal(400, f"the body is no JSON: {context.get('error', first['msg'])}")
     if first["type"] == OWN:
         return Refusal(400, first["msg"], param=context["param"])
-    place = ".".join(where) or "the body"
-    return Refusal(400, f"{place}: {first['msg']}", param=where[0] if where else None)
+    if not where:
+        return Refusal(400, _NO_OBJECT)
+    place = ".".join(where)
+    return Refusal(400, f"{place}: {first['msg']}", param=where[0])
 
 
 # -- the size of a body -------------------------------------------------------------------------

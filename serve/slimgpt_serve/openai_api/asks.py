@@ -50,10 +50,11 @@ class Asks:
         Raises:
             Refusal: 400: a prompt is too long, or has ids that the model does not know.
         """
+        ends = self._ends(request)
         return [
             ask
             for prompt in request.prompts
-            for ask in self._of(request, self._ids(request, prompt))
+            for ask in self._of(request, self._ids(request, prompt), ends)
         ]
 
     def chat(self, request: ChatRequest) -> list[Ask]:
@@ -67,7 +68,7 @@ class Asks:
             prompt = self._tokenizer.chat(messages, **request.chat_template_kwargs)
         except UsageError as reason:
             raise Refusal(400, str(reason), param="messages") from None
-        return self._of(request, prompt)
+        return self._of(request, self._known(prompt, "messages"), self._ends(request))
 
     def text_of(self, ask: Ask) -> str:
         """The prompt as text, for a client that wants it back."""
@@ -75,22 +76,32 @@ class Asks:
 
     def _ids(self, request: CompletionRequest, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt, special=request.add_special_tokens)
-        if max(prompt) >= self._vocabulary:
+            prompt = self._tokenizer.encode(prompt, special=request.add_special_tokens)
+        return self._known(prompt, "prompt")
+
+    def _known(self, prompt: list[int], field: str) -> list[int]:
+        """The ids, if the model has an embedding for each: a tokenizer may have more tokens."""
+        if prompt and max(prompt) >= self._vocabulary:
             raise Refusal(
                 400,
-                f"prompt has the token id {max(prompt)}, and the model knows 0 to "
+                f"{field} has the token id {max(prompt)}, and the model knows 0 to "
                 f"{self._vocabulary - 1}: use its own tokenizer",
-                param="prompt",
+                param=field,
             )
         return prompt
 
-    def _of(self, request: GenerationRequest, prompt: Sequence[int]) -> list[Ask]:
+    def _ends(self, request: GenerationRequest) -> frozenset[int]:
+        """Ids that end an answer; one set for all answers, since clients may name many."""
+        ends = frozenset(request.stop_token_ids)
+        return ends if request.ignore_eos else ends | self._eos
+
+    def _of(
+        self, request: GenerationRequest, prompt: Sequence[int], ends: frozenset[int]
+    ) -> list[Ask]:
         if not prompt:
             raise Refusal(400, "the prompt has no tokens: give some text to go on from")
         tokens = self._limit(request, len(prompt))
         seed = int(self._seeds.integers(_SEEDS)) if request.seed is None else request.seed
-        ends = frozenset(request.stop_token_ids)
         return [
             Ask(
                 prompt=tuple(prompt),
@@ -103,7 +114,7 @@ class Asks:
                     seed=(seed + choice) % 2**64,  # numpy takes none below 0
                 ),
                 stop_strings=request.stop_strings,
-                end_ids=ends if request.ignore_eos else ends | self._eos,
+                end_ids=ends,
                 alternatives=request.alternatives,
             )
             for choice in range(request.n)
@@ -117,7 +128,7 @@ class Asks:
                 400,
                 f"the prompt has {prompt} tokens, and this server takes {self._capacity} of prompt "
                 "and answer together: shorten it, or start the server with a larger "
-                "--max-model-len",
+                "--max-model-len if the model's context allows",
                 param="messages" if isinstance(request, ChatRequest) else "prompt",
                 code="context_length_exceeded",
             )

@@ -80,6 +80,22 @@ class Engine:
             capacity_tokens=self.capacity * self._slots,
         )
 
+    def refuse_too_many(self, answers: int) -> None:
+        """Refuses so many answers that they could never wait together.
+
+        Raises:
+            Refusal: 400.
+        """
+        most = self._slots + self._max_waiting
+        if answers > most:
+            raise Refusal(
+                400,
+                f"the request asks for {answers} answers, and this server takes {most} at once "
+                f"({self._slots} running, {self._max_waiting} waiting): send fewer prompts, or a "
+                "smaller n",
+                param="n",
+            )
+
     def submit(self, asks: Sequence[Ask], deliver: Callable[[Event], None]) -> Job:
         """Queues the answers of one request.
 
@@ -90,15 +106,7 @@ class Engine:
         Raises:
             Refusal: 400 for more than could ever wait; 429 while too many wait; 503 after the end.
         """
-        most = self._slots + self._max_waiting
-        if len(asks) > most:
-            raise Refusal(
-                400,
-                f"the request asks for {len(asks)} answers, and this server takes {most} at once "
-                f"({self._slots} running, {self._max_waiting} waiting): send fewer prompts, or a "
-                "smaller n",
-                param="n",
-            )
+        self.refuse_too_many(len(asks))
         job, now = Job(deliver), time.monotonic()
         answers = [Answer(job, i, ask, now, self._begun(ask)) for i, ask in enumerate(asks)]
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,14 +64,15 @@ class Piece:
     scores: tuple[ScoredToken, ...] = field(default=())
     finish_reason: str | None = None
 
-    def __add__(self, later: Piece) -> Piece:
-        """Both in one, for a reader that is slower than the engine."""
-        return Piece(
-            self.index,
-            self.text + later.text,
-            self.tokens + later.tokens,
-            self.scores + later.scores,
-            later.finish_reason,
+    @classmethod
+    def joined(cls, pieces: Sequence[Piece]) -> Piece:
+        """One of several that follow each other, for a reader that is slower than the engine."""
+        return cls(
+            pieces[0].index,
+            "".join(piece.text for piece in pieces),
+            sum(piece.tokens for piece in pieces),
+            tuple(score for piece in pieces for score in piece.scores),
+            pieces[-1].finish_reason,
         )
 
 

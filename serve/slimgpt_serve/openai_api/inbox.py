@@ -65,13 +65,14 @@ class Inbox:
 
     def _with_what_follows(self, piece: Piece) -> Piece:
         """The piece, and those of the same answer that are right behind it."""
+        pieces = [piece]
         while self._events:
             later = self._events[0]
             if isinstance(later, Failed) or later.index != piece.index:
                 break
-            piece = piece + later
+            pieces.append(later)
             self._events.popleft()
-        return piece
+        return Piece.joined(pieces)
 
 
 async def unless_gone(http: Request, work: asyncio.Task[T]) -> T:

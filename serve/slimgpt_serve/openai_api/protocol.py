@@ -114,6 +114,11 @@ class GenerationRequest(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def answers(self) -> int:
+        """How many are asked for, of all prompts."""
+        return self.n
+
+    @property
     def asked_tokens(self) -> int | None:
         """Most tokens of an answer, where the client says."""
         return self.max_tokens
@@ -169,6 +174,10 @@ class CompletionRequest(GenerationRequest):
         if isinstance(prompt[0], int):
             return [prompt]
         return prompt
+
+    @property
+    def answers(self) -> int:
+        return self.n * len(self.prompts)
 
     @property
     def default_tokens(self) -> int | None:

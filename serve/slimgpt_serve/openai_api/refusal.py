@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from slimgpt.tokenizer import well_formed
+
 OWN = "slimgpt"
 """Type of the validation errors that say all by themselves."""
 
@@ -41,7 +43,7 @@ class Refusal(Exception):
         """The JSON document of the answer."""
         return {
             "error": {
-                "message": self.message,
+                "message": well_formed(self.message),  # it may quote what the client sent
                 "type": _type_of(self.status),
                 "param": self.param,
                 "code": self.code,

@@ -7,6 +7,7 @@ its place to the last one. Everything here runs on the engine's thread.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from slimgpt_serve.openai_api.scores import scored
 
 if TYPE_CHECKING:
     from slimgpt_serve.onnx_runtime.tokens import Tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 CHUNK_TOKENS = 128
 """Of a prompt, read at once: streams stand still meanwhile. 57 M parameters on one thread read
@@ -122,15 +125,14 @@ class Scheduler:
             logits = self._runner.prefill(slot, chunk, answer.read)
         except BadLogits as reason:
             self._reading = None
-            self._fail(answer, reason)
+            self._fail(answer, str(reason))
             return len(chunk)
         answer.read += len(chunk)
         self._metrics.prompt_tokens(len(chunk))
         if answer.read == len(answer.ask.prompt):
             self._reading = None
             self._rows.append(answer)
-            self._take(answer, logits)
-            self._leave([slot] if answer.generated.finish_reason else [])
+            self._leave([slot] if self._take(answer, logits) else [])
         return len(chunk)
 
     # -- answers --------------------------------------------------------------------------------
@@ -150,21 +152,21 @@ class Scheduler:
         ended = []
         for row, answer in enumerate(rows):
             if bad and row in bad.rows:
-                self._fail(answer, bad)
+                self._fail(answer, str(bad))
                 ended.append(row)
-                continue
-            self._take(answer, logits[row])
-            if answer.generated.finish_reason:
+            elif self._take(answer, logits[row]):
                 ended.append(row)
         self._leave(ended)
 
-    def _take(self, answer: Answer, logits: Logits) -> None:
-        """Picks a token and sends what text it makes final."""
+    def _take(self, answer: Answer, logits: Logits) -> bool:
+        """Picks a token and sends what text it makes final; whether it was the last."""
+        try:
+            text = self._pick(answer, logits)
+        except Exception:  # noqa: BLE001 - no request's own numbers or bytes may end the others'
+            _LOG.exception("an answer failed")
+            self._fail(answer, "the server made a mistake; its log has it")
+            return True
         generated = answer.generated
-        text = generated.take(logits)
-        if answer.ask.alternatives is not None:
-            token = scored(logits, generated.tokens[-1], answer.ask.alternatives, self._tokenizer)
-            answer.unsent.append(token)
         self._clock(answer)
         self._metrics.generation_tokens(1)
         scores: tuple[ScoredToken, ...] = ()
@@ -173,6 +175,15 @@ class Scheduler:
         answer.job.deliver(Piece(answer.index, text, 1, scores, generated.finish_reason))
         if generated.finish_reason:
             self._metrics.finished(generated.finish_reason, _timing(answer))
+        return generated.finish_reason is not None
+
+    def _pick(self, answer: Answer, logits: Logits) -> str:
+        """Picks a token; gives the text that is certain with it."""
+        text = answer.generated.take(logits)
+        if (count := answer.ask.alternatives) is not None:
+            token = answer.generated.tokens[-1]
+            answer.unsent.append(scored(logits, token, count, self._tokenizer))
+        return text
 
     def _clock(self, answer: Answer) -> None:
         now = time.monotonic()
@@ -183,10 +194,10 @@ class Scheduler:
             self._metrics.next_token(now - answer.last_token)
         answer.last_token = now
 
-    def _fail(self, answer: Answer, reason: Exception) -> None:
+    def _fail(self, answer: Answer, reason: str) -> None:
         """Ends one answer, and so its request; the others go on."""
         self._metrics.finished("error")
-        answer.job.deliver(Failed(str(reason), 500))
+        answer.job.deliver(Failed(reason, 500))
         answer.job.cancelled = True  # the request's other answers have no one to go to
 
     # -- places ---------------------------------------------------------------------------------

@@ -46,25 +46,31 @@ class Service:
 
     async def completions(self, http: Request, request: CompletionRequest) -> Response:
         """Answers /v1/completions."""
-        self._require_model(request)
+        self.require_model(request.model)
         asks = await self._prepare(self._asks.completions, request)
         echoes = [self._asks.text_of(ask) for ask in asks] if request.echo else ()
         return await self._answer(http, request, asks, CompletionForm(self.name, echoes))
 
     async def chat(self, http: Request, request: ChatRequest) -> Response:
         """Answers /v1/chat/completions."""
-        self._require_model(request)
+        self.require_model(request.model)
         asks = await self._prepare(self._asks.chat, request)
         return await self._answer(http, request, asks, ChatForm(self.name))
 
     async def _prepare(self, make: Callable[[Any], list[Ask]], request: Any) -> list[Ask]:
+        self.engine.refuse_too_many(request.answers)  # a small body may ask for millions
         return await asyncio.get_running_loop().run_in_executor(self._preparing, make, request)
 
-    def _require_model(self, request: GenerationRequest) -> None:
-        if request.model is not None and request.model != self.name:
+    def require_model(self, name: str | None) -> None:
+        """Refuses a name that is not this model's; none at all is fine.
+
+        Raises:
+            Refusal: 404.
+        """
+        if name is not None and name != self.name:
             raise Refusal(
                 404,
-                f"the model {request.model} does not exist: this server has {self.name}",
+                f"the model {name} does not exist: this server has {self.name}",
                 param="model",
                 code="model_not_found",
             )
@@ -156,10 +162,11 @@ async def _begun_again(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterato
 
 async def _gathered(pieces: AsyncIterator[Piece], answers: int) -> tuple[list[Piece], int]:
     """All answers, each as one piece, and how many tokens they have."""
-    found = [Piece(index, "", 0) for index in range(answers)]
+    found: list[list[Piece]] = [[] for _ in range(answers)]
     async for piece in pieces:
-        found[piece.index] = found[piece.index] + piece
-    return found, sum(piece.tokens for piece in found)
+        found[piece.index].append(piece)
+    whole = [Piece.joined(each) for each in found]
+    return whole, sum(piece.tokens for piece in whole)
 
 
 def _line(document: Mapping[str, Any]) -> bytes:

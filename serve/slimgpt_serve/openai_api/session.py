@@ -16,6 +16,7 @@ from slimgpt_serve.launcher.access import Access, access
 from slimgpt_serve.launcher.address import Address, claim
 from slimgpt_serve.onnx_runtime.artefact import IN_PLACE, OnnxArtefact, read_artefact
 from slimgpt_serve.onnx_runtime.installed import require_one_runtime
+from slimgpt_serve.onnx_runtime.session import may_run_on_gpu, require_device
 from slimgpt_serve.openai_api.packages import require_server
 from slimgpt_serve.openai_api.room import Room, find_room
 from slimgpt_serve.preflight.machine import free_memory_bytes
@@ -105,8 +106,9 @@ def prepare(asked: Asked) -> Session:
             f"{name} is a portable export, whose caches are copied with every token: it is not "
             "served; export it again without --portable"
         )
+    require_device(asked.device, artefact.dtype, name, in_place=True)
     # A GPU's memory is known when the graph is on it.
-    on_cpu = asked.device == "cpu" or (asked.device == "auto" and artefact.dtype == "float32")
+    on_cpu = asked.device == "cpu" or (asked.device == "auto" and not may_run_on_gpu(artefact))
     free = free_memory_bytes() if on_cpu else None
     room = find_room(artefact, asked.max_model_len, asked.max_concurrency, free)
     address = Address(asked.host, asked.port) if asked.dry_run else claim(asked.host, asked.port)

@@ -244,6 +244,9 @@ _EXPORT_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
+_PARTS = {"first", "last", "head"}
+
+
 class Export(Section):
     """Another form of the result, for other tools."""
 
@@ -297,6 +300,12 @@ class Export(Section):
             yield "scheme", "is missing: give fp8, w8a8 or w4a16"
         if "precision" in known and self.precision is None:
             yield "precision", "is missing: give fp32, fp16, bf16, int8 or int4"
+        if self.precision in ("fp32", "fp16", "bf16"):
+            for name in ("block_size", "asymmetric", "accuracy_level", "activations", "keep"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    yield name, f"goes with int8 and int4, not with {self.precision}"
+        if self.keep not in ("auto", "none") and {x.strip() for x in self.keep.split(",")} - _PARTS:
+            yield "keep", "names no part: give auto, none, or some of first, last, head"
         if self.group_size != 128 and self.scheme in ("fp8", "w8a8"):
             yield "group_size", f"goes with w4a16: {self.scheme} has one scale a row"
         if self.window is not None and self.text is None:

@@ -15,6 +15,7 @@ from slimgpt.checkpoint.safety import inside
 from slimgpt.errors import EnvironmentProblem, IntegrityError, SlimGPTError, UsageError
 from slimgpt.progress import Progress, stage
 from slimgpt.release.card.markdown import plain
+from slimgpt.release.manifest import read_manifest
 from slimgpt.release.signing import verify_signature
 from slimgpt.release.verify.schema import Manifest
 from slimgpt.shape import ModelShape
@@ -146,6 +147,12 @@ def _exported(directory: Path) -> ModelShape:
     found, shape = read_onnx(directory), read_config(directory).shape
     if found.shape != shape.to_manifest():
         raise IntegrityError("the widths in model.onnx are not those of config.json")
+    claimed: Any = read_manifest(directory) or {}
+    for key in ("recipe", "export"):
+        claimed = claimed.get(key) if isinstance(claimed, Mapping) else None
+    told = {"precision": found.precision, "model_digest": found.source}
+    if not (isinstance(claimed, Mapping) and told.items() <= claimed.items()):
+        raise IntegrityError(f"model.onnx tells of another export than the one in {MANIFEST}")
     return shape
 
 

@@ -26,7 +26,7 @@ from slimgpt.shape import ModelShape
 _NOT_AGAIN = {
     "recovery": "losses of the recovery are of examples that were kept back while training",
     "quantization": "what quantising lost was measured beside the model that it was made from",
-    "export": "that it is the same function was proved beside the model that it was made from",
+    "export": "its logits were compared with those of the model that it was made from, once",
 }
 """What a manifest tells of how the model was made, and why it is not measured again."""
 
@@ -57,6 +57,7 @@ class Verification:
     """Every check that was made."""
 
     checks: tuple[Check, ...]
+    quick: bool = False
 
     @property
     def failed(self) -> list[Check]:
@@ -87,10 +88,8 @@ class Verification:
             )
         for kind in sorted({c.problem for c in self.unresolved if c.problem}, key=_gravest):
             lacking = dict.fromkeys(c.detail for c in self.unresolved if c.problem is kind)
-            raise kind(
-                f"{model} is not verified to the end: {'; '.join(lacking)}; or leave measuring out "
-                "with --quick"
-            )
+            way_out = "" if self.quick else "; or leave measuring out with --quick"
+            raise kind(f"{model} is not verified to the end: {'; '.join(lacking)}{way_out}")
 
 
 def _gravest(kind: type[SlimGPTError]) -> int:
@@ -126,7 +125,7 @@ def verify(
     weights, shape = check_weights(directory)
     if not manifests:
         checks += [weights, check_signature(directory, options.public_key)]
-        return Verification(tuple(checks))
+        return Verification(tuple(checks), options.quick)
     manifest, document = manifests[0]
     checks += [check_files(directory, manifest, watcher), weights]
     checks += check_shape(shape, manifest) if shape else []
@@ -140,7 +139,7 @@ def verify(
     for what, why in _NOT_AGAIN.items():
         if document["quality"].get(what):
             checks.append(Check(what, "not checked", why))
-    return Verification(tuple(checks))
+    return Verification(tuple(checks), options.quick)
 
 
 def _has_manifest(directory: Path) -> bool:
