@@ -158,6 +158,17 @@ def test_an_activation_that_the_builder_does_not_know(desk: Desk) -> None:
     desk.refuses(command(desk), USAGE, "hidden_act gelu", "--portable")
 
 
+def test_heads_of_which_rope_turns_a_part(desk: Desk) -> None:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    desk.edit_config(rope_parameters=rope)
+    desk.refuses(command(desk), USAGE, "partial_rotary_factor 0.5", "--portable")
+
+
+def test_swish_is_silu(desk: Desk) -> None:
+    desk.edit_config(hidden_act="swish")
+    assert desk.run(command(desk, "--quiet")).code == 0
+
+
 def test_another_architecture_is_sent_to_the_portable_route(desk: Desk) -> None:
     desk.edit_config(model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"])
     desk.refuses(command(desk), USAGE, "--portable")

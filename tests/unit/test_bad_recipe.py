@@ -203,15 +203,15 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "export of onnx without a precision": (
         PRUNE + "exports: [{format: onnx, out: x}]",
-        ["r.yaml:2: exports[0].precision is missing: give fp32, fp16, bf16, int8 or int4"],
+        ["r.yaml:2: exports[0].precision: is missing: give fp32, fp16, bf16, int8 or int4"],
     ),
     "export of onnx with parts of whole weights": (
         PRUNE + "exports: [{format: onnx, out: x, precision: fp16, block_size: 64}]",
-        ["r.yaml:2: exports[0].block_size goes with int8 and int4, not with fp16"],
+        ["r.yaml:2: exports[0].block_size: goes with int8 and int4, not with fp16"],
     ),
     "export of onnx with a part that is none": (
         PRUNE + "exports: [{format: onnx, out: x, precision: int8, keep: 'first, tail'}]",
-        ["r.yaml:2: exports[0].keep names no part: give auto, none, or some of first, last, head"],
+        ["r.yaml:2: exports[0].keep: names no part: give auto, none, or some of first, last, head"],
     ),
     "export twice": (
         PRUNE + "exports: [{format: cyclonedx}, {format: cyclonedx}]",
