@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import slimgpt
 from slimgpt.checkpoint.digest import source_digest
-from slimgpt.checkpoint.quantized import is_quantized
 from slimgpt.checkpoint.reader import CARD, INDEX, Checkpoint, read_config
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import copy_sidecars, publish, write_json
-from slimgpt.destination import require_absent, require_apart, require_published
 from slimgpt.errors import UsageError
 from slimgpt.loading import load_model, require_loadable, require_stock_code
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.release.lineage import Lineage, read_lineage
-from slimgpt.release.manifest import describe, environment, read_manifest, seal
+from slimgpt.release.manifest import describe, read_manifest, seal
 from slimgpt.resources import peak_rss_bytes, require_disk, resolve_device
 from slimgpt.workspace import Workspace, work_bytes
 from slimgpt_export.quantize_card import render_card
@@ -40,6 +36,7 @@ from slimgpt_export.quantize_quality import (
 )
 from slimgpt_export.quantize_schemes import require_kernels
 from slimgpt_export.quantize_windows import Data, load_data
+from slimgpt_export.runs import fingerprint, make_once, require_places
 
 
 def quantize(
@@ -66,10 +63,7 @@ def quantize(
         SlimGPTError: every other expected failure; OUT is then untouched.
     """
     started = time.monotonic()
-    require_absent(out)
-    require_apart(model, out)
-    if is_quantized(model):
-        raise UsageError(f"{model} is quantised already: give the MODEL that it was made from")
+    require_places(model, out)
     # config.json alone: widths that no kernel takes are told before a weight is read.
     meta = read_config(model)
     padded = require_kernels(meta.shape, options.target)
@@ -130,22 +124,8 @@ class _Run:
         meta = self.checkpoint.meta
         before = meta.shape.weight_bytes(meta.bytes_per_value)
         require_disk(self.out.parent, before - work_bytes(self.out), "the quantised checkpoint")
-        fingerprint = {
-            "recipe": self.recipe,
-            "source": self.lineage.source["digest"],
-            "environment": environment(self.device),
-            "slimgpt_version": slimgpt.__version__,
-        }
-        if self.out.exists():
-            require_published(self.out, fingerprint)
-        work = Workspace(self.out)
-        with closing(work):
-            work.claim(fingerprint, fresh=True)
-            try:
-                if not self.out.exists():  # else killed after publishing: only this was left
-                    self._make(work, before)
-            finally:
-                work.remove()  # it takes up no earlier run: what is unfinished is of no use
+        mark = fingerprint(self.recipe, self.lineage, self.device)
+        make_once(self.out, mark, lambda work: self._make(work, before))
         measured: Mapping[str, Any] = (read_manifest(self.out) or {})["quality"]["quantization"]
         return measured
 

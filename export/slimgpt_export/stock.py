@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import slimgpt
 from slimgpt.checkpoint.digest import require_finite, source_digest
-from slimgpt.checkpoint.quantized import is_quantized
 from slimgpt.checkpoint.reader import CARD, Checkpoint
 from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_durably, write_json
-from slimgpt.destination import require_absent, require_apart, require_published
-from slimgpt.errors import GateMissed, UsageError
+from slimgpt.destination import require_published
+from slimgpt.errors import GateMissed
 from slimgpt.loading import require_loadable, require_stock_code
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.prune.journal import Journal
 from slimgpt.release.card.card import CardFacts, write_card
 from slimgpt.release.lineage import read_lineage
-from slimgpt.release.manifest import describe, environment, seal
+from slimgpt.release.manifest import describe, seal
 from slimgpt.resources import peak_rss_bytes, require_disk, resolve_device
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
 from slimgpt.workspace import work_bytes
@@ -40,6 +38,7 @@ from slimgpt_export.stock_words import card_section, needs_padding
 
 if TYPE_CHECKING:
     from torch import Tensor
+from slimgpt_export.runs import fingerprint, require_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +104,7 @@ def export_stock(
         SlimGPTError: every other expected failure; OUT is then untouched.
     """
     started = time.monotonic()
-    require_absent(out)
-    require_apart(model, out)
-    if is_quantized(model):
-        raise UsageError(f"{model} is quantised: give the MODEL that it was made from")
+    require_places(model, out)
     checkpoint = Checkpoint(model)
     require_loadable(checkpoint.meta)
     require_stock_code(checkpoint.meta)
@@ -157,17 +153,12 @@ class _Run:
         require_room(self.layout.shape)
         twice = 2 * self.layout.shape.weight_bytes(self.checkpoint.meta.bytes_per_value)
         require_disk(self.out.parent, twice - work_bytes(self.out), "the stock checkpoint")
-        fingerprint = {
-            "recipe": self.recipe,
-            "source": self.lineage.source["digest"],
-            "environment": environment(self.device),
-            "slimgpt_version": slimgpt.__version__,
-        }
+        mark = fingerprint(self.recipe, self.lineage, self.device)
         if self.out.exists():
-            require_published(self.out, fingerprint)
+            require_published(self.out, mark)
         journal, parity = Journal(self.out), None
         with closing(journal):
-            done = journal.open(fingerprint, fresh=self.options.fresh)
+            done = journal.open(mark, fresh=self.options.fresh)
             if not self.out.exists():  # else killed after publishing: only the clean-up was left
                 parity = self._make(journal, done)
             journal.remove()

@@ -208,7 +208,7 @@ def test_a_missed_gate_leaves_nothing(tiny, rows, tmp_path):
 def test_a_quantised_model_is_not_quantised_again(tiny, rows, tmp_path):
     model = tiny.dense("llama-bfloat16").path
     run(model, tmp_path / "out", rows, "fp8")
-    with pytest.raises(UsageError, match="is quantised already: give the MODEL"):
+    with pytest.raises(UsageError, match="is quantised: give the MODEL"):
         run(tmp_path / "out", tmp_path / "twice", rows, "fp8")
     with pytest.raises(UsageError, match="prune first, quantise after"):
         Checkpoint(tmp_path / "out")

@@ -161,7 +161,7 @@ def test_inspect_tells_nothing_of_quantisation_where_there_is_none(desk: Desk):
 
 def test_quantised_weights_are_not_quantised_again(desk: Desk):
     quantise_by_hand(desk)
-    desk.refuses(command(desk, "fp8"), USAGE, "is quantised already: give the MODEL that it was")
+    desk.refuses(command(desk, "fp8"), USAGE, "is quantised: give the MODEL that it was")
 
 
 def test_quantised_weights_are_not_pruned(desk: Desk):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,13 @@ from torch import Tensor
 
 import slimgpt
 from slimgpt.checkpoint.digest import require_finite, source_digest
-from slimgpt.checkpoint.quantized import is_quantized
-from slimgpt.checkpoint.reader import CARD, Checkpoint, ConfigOnly
+from slimgpt.checkpoint.reader import CARD, MANIFEST, Checkpoint, ConfigOnly
 from slimgpt.checkpoint.safety import read_json
 from slimgpt.checkpoint.writer import copy_sidecars, publish, write_json
-from slimgpt.destination import require_absent, require_apart, require_published
-from slimgpt.errors import UsageError
 from slimgpt.loading import require_loadable
 from slimgpt.progress import Progress, Silent, stage
 from slimgpt.release.lineage import Lineage, read_lineage
-from slimgpt.release.manifest import describe, environment, rounded, seal
+from slimgpt.release.manifest import describe, rounded, seal
 from slimgpt.resources import peak_rss_bytes, require_disk
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
 from slimgpt.workspace import Workspace, work_bytes
@@ -48,6 +44,7 @@ from slimgpt_export.onnx.sample import Sample, read_sample
 from slimgpt_export.onnx.sensitivity import choose_higher, weight_bytes, windows_of
 from slimgpt_export.onnx.size import FLOAT32, disk_bytes
 from slimgpt_export.onnx.weights import in_format
+from slimgpt_export.runs import fingerprint, make_once, require_places
 from slimgpt_serve.onnx_runtime.artefact import CONCATENATED, IN_PLACE, SCHEMA
 
 
@@ -74,10 +71,7 @@ def export_onnx(
     """
     started = time.monotonic()
     require_packages()
-    require_absent(out)
-    require_apart(model, out)
-    if is_quantized(model):
-        raise UsageError(f"{model} is quantised: give the MODEL that it was made from")
+    require_places(model, out)
     if not known_family(model):
         return export_foreign(model, out, options, progress or Silent(), started)
     checkpoint = Checkpoint(model)
@@ -128,23 +122,8 @@ class _Run:
         shape, precision = self.checkpoint.shape, self.options.precision
         needed = disk_bytes(self.checkpoint, self.options) - work_bytes(self.out)
         require_disk(self.out.parent, needed, "the ONNX export")
-        fingerprint = {
-            "recipe": self.recipe,
-            "source": self.lineage.source["digest"],
-            "environment": environment("cpu"),
-            "slimgpt_version": slimgpt.__version__,
-        }
-        if self.out.exists():
-            require_published(self.out, fingerprint)
-        work = Workspace(self.out)
-        with closing(work):
-            work.claim(fingerprint, fresh=True)
-            try:
-                if not self.out.exists():  # else killed after publishing: only this was left
-                    self._make(work)
-            finally:
-                work.remove()  # it takes up no earlier run: a graph is written in a moment
-        manifest = read_json(self.out / "slimgpt.json")
+        make_once(self.out, fingerprint(self.recipe, self.lineage, "cpu"), self._make)
+        manifest = read_json(self.out / MANIFEST)
         measured = manifest["quality"]["export"]
         return OnnxResult(
             out=self.out,
