@@ -133,7 +133,7 @@ def _text_table(text: dict[str, Any], model: str, baseline: str | None) -> Table
     table = Table("", "perplexity", "KL to dense", title=f"{text['text']}: {text['how']}")
     if baseline:
         table.add_row(baseline, _perplexity(text["baseline_perplexity"]), "0")
-    divergence = "" if text["kl"] is None else f"{text['kl']:.4f} nats/token"
+    divergence = "" if text["kl"] is None else f"{max(text['kl'], 0):.4f} nats/token"
     table.add_row(model, _perplexity(text["perplexity"]), divergence)
     table.caption = f"{text['tokens']:,} tokens scored, computed in {text['dtype']}"
     return table

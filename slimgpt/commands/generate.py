@@ -127,8 +127,13 @@ def generate(console: Console, model: str, dtype: str, threads: int | None, **op
     console.message(
         f"{outcome.tokens} tokens in {outcome.seconds:.2f} s "
         f"({outcome.tokens / outcome.seconds:.0f} a second) by {outcome.engine} on "
-        f"{outcome.provider}"
+        f"{outcome.provider}{_cut_short(outcome, asked)}"
     )
+
+
+def _cut_short(outcome: Outcome, asked: Asked) -> str:
+    ended = outcome.finish_reason == "length" and outcome.tokens < asked.max_new_tokens
+    return ": there the model's context ends" if ended else ""
 
 
 def _check(asked: Asked) -> None:

@@ -175,6 +175,13 @@ def test_a_text_ends_where_the_context_does(bench: Desk) -> None:
     assert (ours["text"], ours["finish_reason"]) == (theirs["text"], "length")
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "transformers"])
+def test_that_the_context_ended_a_text_is_said(bench: Desk, engine: str) -> None:
+    ended = bench.run(asked(bench, engine, "--max-new-tokens", "1000"))
+    assert "there the model's context ends" in " ".join(ended.stderr.split())
+    assert "ends" not in bench.run(asked(bench, engine)).stderr
+
+
 # -- refused ---------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[str, tuple[str, ...], int, tuple[str, ...]]] = {
