@@ -23,6 +23,7 @@ from slimgpt.progress import Progress, Silent, stage
 from slimgpt.release.lineage import Lineage, read_lineage
 from slimgpt.release.manifest import describe, rounded, seal
 from slimgpt.resources import peak_rss_bytes, require_disk
+from slimgpt.text import read_documents
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
 from slimgpt.workspace import Workspace, work_bytes
 from slimgpt_export.onnx.build import GRAPH, require_known, write_graph
@@ -72,6 +73,8 @@ def export_onnx(
     started = time.monotonic()
     require_packages()
     require_places(model, out)
+    if options.text:
+        read_documents(options.text, "--text")  # its faults are told before weights are read
     if not known_family(model):
         return export_foreign(model, out, options, progress or Silent(), started)
     checkpoint = Checkpoint(model)
