@@ -52,7 +52,7 @@ def inspect(console: Console, model: str) -> None:
         document["totals"]["weight_bytes"] = quantized.weight_bytes
         lines.append(_packed(quantized))
     if exported:
-        column = f"as {meta.dtype}"
+        column = f"its source, {meta.dtype}"
         document["totals"]["weight_bytes"] = exported.weight_bytes
         lines.append(_exported(exported))
     if manifest:
