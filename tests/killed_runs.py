@@ -67,6 +67,11 @@ def left(folder: str, out: str) -> list[str]:
     return sorted(path.name for path in work.iterdir()) if work.is_dir() else []
 
 
+def over(folder: str, out: str) -> bool:
+    """Whether a run had nothing left to do but to exit; the same command would find OUT done."""
+    return Path(folder, out).exists() and not Path(folder, f"{out}.partial").exists()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     rounds, seed, folder, (verb, model, *options) = (
@@ -87,7 +92,8 @@ def main() -> None:
     for i in range(rounds):
         for _ in range(TRIES):
             started = time.monotonic()
-            if killed(command(str(i)), whole * (i + moments.random()) / rounds):
+            still = killed(command(str(i)), whole * (i + moments.random()) / rounds)
+            if still and not over(folder, str(i)):
                 found.append(left(folder, str(i)))
                 codes.append(os.waitstatus_to_exitcode(wait(fork(command(str(i))))))
                 break
