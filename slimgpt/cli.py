@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
 import click
 
 from slimgpt import __version__
+from slimgpt.commands.lazy import LazyGroup
 from slimgpt.errors import EnvironmentProblem, SlimGPTError, UsageError
 
 VERBS = {
@@ -22,6 +22,8 @@ VERBS = {
     "export": "slimgpt.commands.export:export",
     "serve": "slimgpt.commands.serve:serve",
     "bench": "slimgpt.commands.bench:bench",
+    "capacity": "slimgpt.commands.capacity:capacity",
+    "report": "slimgpt.commands.report:report",
     "inspect": "slimgpt.commands.inspect:inspect",
     "generate": "slimgpt.commands.generate:generate",
     "demo": "slimgpt.commands.demo:demo",
@@ -36,7 +38,9 @@ SUMMARIES = {
     "verify": "Is a checkpoint intact, and is what it claims true.",
     "export": "Forms for other tools: ONNX, stock layout, quantised weights, a bill of materials.",
     "serve": "An OpenAI-compatible server, with vLLM or ONNX Runtime.",
-    "bench": "Measure models as they are served: speculative decoding with a pruned draft.",
+    "bench": "Measure: latency, memory, load, dense against pruned, quality, draft decoding.",
+    "capacity": "How many accelerators this traffic needs within this SLO, and what they cost.",
+    "report": "One HTML page of measurements, plans and checkpoints.",
     "inspect": "What a checkpoint holds and how it was made.",
     "generate": "One completion, for the eye.",
     "demo": "The main job on the embedded model, offline.",
@@ -45,25 +49,12 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 """As shells call what SIGINT and SIGPIPE end; 1 would say that a gate was missed."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, and not for ``--help``."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module, _, attribute = VERBS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, SUMMARIES[verb]) for verb in VERBS])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    summaries=SUMMARIES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="slimgpt")
 def cli() -> None:
     """Prune LLaMA-family language models into smaller ones that load everywhere.

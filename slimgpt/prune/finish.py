@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def finish(
     checkpoint: Checkpoint,
     plan: Plan,
     out: Path,
-    source: dict[str, str],
+    source: Mapping[str, Any],
     recipe: dict[str, Any],
     device: str,
 ) -> None:
@@ -54,13 +55,13 @@ def finish(
         checkpoint: the source, whose sidecars go along.
         plan: shapes before and after.
         out: must not exist.
-        source: the ``source`` entry of the manifest.
+        source: name and digest, for the ``source`` entry of the manifest.
         recipe: its ``recipe`` entry.
         device: kind of device that computed.
     """
     staging, stock = gather(journal, checkpoint, plan.target)
     manifest = describe(
-        source=source,
+        source={**source, "shape": plan.source.to_manifest()},
         recipe=recipe,
         shape=plan.target,
         counts=parameters(plan),

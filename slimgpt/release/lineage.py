@@ -20,13 +20,14 @@ class Lineage:
     """What a result inherits from the checkpoint that it is made from.
 
     Attributes:
-        source: name and digest of the model at the beginning of the line.
+        source: name and digest of the model at the beginning of the line, and its shape once
+            it is pruned.
         recipe: what was done since.
         counts: parameters of the first and of this model.
         quality: what was measured while pruning.
     """
 
-    source: Mapping[str, str]
+    source: Mapping[str, Any]
     recipe: Mapping[str, Any]
     counts: Mapping[str, int]
     quality: Mapping[str, Any]

@@ -55,7 +55,7 @@ def rounded(value: Any) -> Any:
 
 def describe(
     *,
-    source: Mapping[str, str],
+    source: Mapping[str, Any],
     recipe: Mapping[str, Any],
     shape: ModelShape,
     counts: Mapping[str, int],
@@ -66,7 +66,7 @@ def describe(
     """The manifest but for its ``files``: what the card and the bill of materials are made from.
 
     Args:
-        source: name and digest of the dense checkpoint.
+        source: name, digest and shape of the dense checkpoint.
         recipe: how it was made, with every default resolved.
         shape: of the result.
         counts: see :func:`parameters`.

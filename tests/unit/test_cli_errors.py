@@ -30,9 +30,13 @@ def test_running_out_of_memory_is_one_line_and_the_environments_fault(monkeypatc
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_accepts_the_common_options(verb):
-    command = cli.LazyGroup().get_command(click.Context(cli.cli), verb)
+    command = cli.cli.get_command(click.Context(cli.cli), verb)
     assert command is not None
-    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+    context = click.Context(command)
+    group = command if isinstance(command, click.Group) else None
+    inner = [group.get_command(context, x) for x in group.list_commands(context)] if group else []
+    for each in inner or [command]:
+        assert each is not None
         names = {p.name for p in each.params}
         assert {"seed", "device", "dtype", "as_json", "quiet", "log_file"} <= names
 

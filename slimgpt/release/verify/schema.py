@@ -39,13 +39,6 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class Source(Entry):
-    """The dense checkpoint."""
-
-    name: str
-    digest: Digest
-
-
 class Layer(Entry):
     """Widths of one layer."""
 
@@ -60,6 +53,14 @@ class Shape(Entry):
     hidden_size: Count
     head_dim: Count
     layers: list[Layer] = Field(min_length=1)
+
+
+class Source(Entry):
+    """The dense checkpoint."""
+
+    name: str
+    digest: Digest
+    shape: Shape | None = None
 
 
 class Parameters(Entry):
