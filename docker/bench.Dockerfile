@@ -29,7 +29,7 @@ COPY serve serve/
 COPY bench bench/
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --constraint constraints.txt dist/*.whl
+    pip install --constraint constraints.txt "$(echo dist/*.whl)[bench]"
 
 FROM ${BASE}
 ARG BASE

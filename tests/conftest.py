@@ -1,6 +1,7 @@
 """What every test relies on: threads, checked shapes, reference data, what a marker needs."""
 
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -10,6 +11,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Before anything imports slimgpt: shapes in its annotations are checked while testing.
 jaxtyping.install_import_hook("slimgpt.obs", "beartype.beartype")
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and so would
+# be every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, and in each process it starts
     os.environ["OMP_NUM_THREADS"] = "1"
