@@ -44,10 +44,15 @@ def estimate(plan: Plan, samples: int, tokens: int, stored_bytes: int) -> Estima
         tokens: in a window.
         stored_bytes: bytes of a stored weight.
     """
-    flops = sum(
-        _layer_flops(plan.source, old, new, samples, tokens)
-        for old, new in zip(plan.source.layers, plan.target.layers, strict=True)
-    )
+    after = plan.target.layers
+    if len(after) < len(plan.source.layers):  # whole layers go: one pass, and nothing is solved
+        head = 2 * plan.source.vocab_size * plan.source.hidden_size
+        flops = samples * (plan.source.prefill_flops(tokens) - head)
+    else:
+        flops = sum(
+            _layer_flops(plan.source, old, new, samples, tokens)
+            for old, new in zip(plan.source.layers, after, strict=True)
+        )
     speed = _measured_flops_per_s()
     memory = _PROCESS_BYTES + _layer_bytes(plan.source, stored_bytes)
     memory += 4 * samples * tokens * plan.source.hidden_size

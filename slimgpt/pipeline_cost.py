@@ -37,6 +37,7 @@ _HELP = {
     "recover": "lower recover.micro_batch or recover.max_length, or set "
     "recover.gradient_checkpointing to true",
     "evaluate": "lower evaluate.batch_size or the window of the texts",
+    "speed": "lower gates.speedup.batch or gates.speedup.prompt",
 }
 
 
@@ -45,7 +46,7 @@ class StageCost:
     """An estimate.
 
     Attributes:
-        stage: ``prune``, ``recover`` or ``evaluate``.
+        stage: ``prune``, ``recover``, ``evaluate`` or ``speed``.
         seconds: wall time.
         memory_bytes: at its peak; on a GPU, of its own memory, but for ``prune``.
         disk_bytes: most that lies in the work directory meanwhile, results of earlier stages

@@ -148,7 +148,9 @@ def time_all(
     import torch
 
     torch.set_num_threads(threads)
-    decoders = [(v, _decoder(v, length, device, threads)) for v in variants]
+    decoders = [(v, _decoder(v, device, threads)) for v in variants]
+    for _, decoder in decoders:
+        decoder.prepare(length, batch=1)
     tokens = [7 + i % 90 for i in range(length.all)]
     timed: dict[Variant, list[tuple[float, float]]] = {v: [] for v in variants}
     order = random.Random(0)  # noqa: S311, RUF100
@@ -166,25 +168,27 @@ def time_all(
     ]
 
 
-def _decoder(variant: Variant, length: Length, device: str, threads: int) -> Decoder:
+def _decoder(variant: Variant, device: str, threads: int) -> Decoder:
     if variant.engine.startswith("torch"):
         return TorchDecoder(
             variant.path,
-            length,
             device=device,
             dtype="float32" if device == "cpu" else "float16",
             compiled=variant.engine == "torch compiled",
         )
-    return OnnxDecoder(variant.path, length, device=device, threads=threads)
+    return OnnxDecoder(variant.path, device=device, threads=threads)
 
 
 def _time(decoder: Decoder, tokens: list[int], length: Length) -> tuple[float, float]:
     """Seconds of the prompt, and of a decode step on average."""
+    decoder.begin()
     start = time.perf_counter()
-    decoder.prefill(tokens[: length.prompt])
+    decoder.prefill([tokens[: length.prompt]])
+    decoder.wait()
     middle = time.perf_counter()
     for token in tokens[length.prompt :]:
-        decoder.step(token)
+        decoder.step([token])
+        decoder.wait()
     return middle - start, (time.perf_counter() - middle) / length.steps
 
 

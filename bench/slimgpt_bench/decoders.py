@@ -1,21 +1,43 @@
-"""One sequence, prompt and then token by token, in torch and in ONNX Runtime: what is timed."""
+"""Sequences of equal length, prompt and then token by token, in torch and in ONNX Runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from slimgpt.errors import UsageError
+
 
 class Decoder(Protocol):
-    """One sequence on one engine."""
+    """A batch of sequences on one engine.
 
-    def prefill(self, tokens: list[int]) -> None:
-        """Reads a prompt into an empty cache."""
+    Logits and tokens are the engine's own kind of array: (sequences, vocabulary) and (sequences,).
+    """
 
-    def step(self, token: int) -> None:
-        """Reads one more token."""
+    def prepare(self, length: Length, batch: int) -> None:
+        """Makes room for a batch; what was there for another goes."""
+
+    def begin(self) -> None:
+        """Empties the cache."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+        """Reads prompts of one length into the empty cache; logits after the last tokens."""
+
+    def choose(self, logits: Any) -> Any:
+        """The likeliest token of each sequence."""
+
+    def step(self, tokens: Any) -> Any:
+        """Reads one more token of each sequence; logits after it."""
+
+    def wait(self) -> None:
+        """Until all that was asked for is done: a GPU works behind the caller's back."""
+
+    def finite(self, logits: Any) -> bool:
+        """Whether logits are numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,81 +60,142 @@ class Length:
 class TorchDecoder:
     """transformers' own model, with its growing cache or, compiled, with its static one.
 
-    Args:
-        checkpoint: directory.
-        length: of the sequences, which a static cache is made for.
-        device: ``cpu`` or ``cuda``.
-        dtype: as torch spells it.
-        compiled: by torch.compile, each of prompt and step for its own shape.
+    Attributes:
+        model: as transformers built it.
+        meta: what its config says.
+        cache: of the sequences that were begun last.
+        seen: tokens of each of them.
     """
 
-    def __init__(
-        self, checkpoint: Path, length: Length, *, device: str, dtype: str, compiled: bool
-    ) -> None:
+    def __init__(self, checkpoint: Path, *, device: str, dtype: str, compiled: bool) -> None:
+        """Loads a checkpoint.
+
+        Args:
+            checkpoint: directory.
+            device: ``auto``, ``cpu`` or ``cuda[:i]``.
+            dtype: as torch spells it, or ``auto``.
+            compiled: by torch.compile, each of prompt and step for its own shape.
+        """
         import torch
 
         from slimgpt.loading import load_model
 
-        self._model, _ = load_model(checkpoint, device=device, dtype=dtype)
-        self._model.requires_grad_(False)
-        self._length, self._compiled, self._torch = length, compiled, torch
-        self._forward: Callable[..., Any] = self._model
-        if compiled:
-            self._forward = torch.compile(self._model, dynamic=False)
+        self.model, self.meta = load_model(checkpoint, device=device, dtype=dtype)
+        self.model.requires_grad_(False)
+        self.cache: Any = None
+        self.seen = 0
+        self._compiled, self._torch = compiled, torch
+        self._forward: Callable[..., Any] = self.model
 
-    def prefill(self, tokens: list[int]) -> None:
-        from transformers import DynamicCache, StaticCache
+    def prepare(self, length: Length, batch: int) -> None:
+        self.cache = None
+        if self._compiled:
+            from transformers import StaticCache
 
-        config = self._model.config
-        self._seen = 0
-        self._cache: Any = (
-            StaticCache(config=config, max_cache_len=self._length.all)
-            if self._compiled
-            else DynamicCache()
-        )
-        self._read(tokens)
+            # Shapes of another cell would count as recompilations, of which few are allowed.
+            self._torch.compiler.reset()
+            self._forward = self._torch.compile(self.model, dynamic=False)
+            self.cache = StaticCache(config=self.model.config, max_cache_len=length.all)
+            # It allocates in its first run: a compiled one would be compiled again for the second.
+            self.begin()
+            first = self._torch.zeros(batch, 1, dtype=self._torch.long, device=self.model.device)
+            self._run(self.model, first)
 
-    def step(self, token: int) -> None:
-        self._read([token])
+    def begin(self) -> None:
+        from transformers import DynamicCache
 
-    def _read(self, tokens: list[int]) -> None:
-        torch, device = self._torch, self._model.device
-        ids = torch.tensor([tokens], device=device)
-        positions = torch.arange(self._seen, self._seen + len(tokens), device=device)[None]
+        self.seen = 0
+        if not self._compiled:
+            self.cache = DynamicCache()
+            return
+        with self._torch.inference_mode():
+            self.cache.reset()
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+        return self._read(self._torch.tensor(prompts, device=self.model.device))
+
+    def choose(self, logits: Any) -> Any:
+        return logits.argmax(-1)
+
+    def step(self, tokens: Any) -> Any:
+        return self._read(self._torch.as_tensor(tokens, device=self.model.device)[:, None])
+
+    def wait(self) -> None:
+        if self.model.device.type == "cuda":
+            self._torch.cuda.synchronize(self.model.device)
+
+    def finite(self, logits: Any) -> bool:
+        return bool(logits.isfinite().all())
+
+    def _read(self, ids: Any) -> Any:
+        logits = self._run(self._forward, ids)
+        self.seen += ids.shape[1]
+        return logits
+
+    def _run(self, forward: Callable[..., Any], ids: Any) -> Any:
+        torch = self._torch
+        positions = torch.arange(self.seen, self.seen + ids.shape[1], device=ids.device)[None]
         with torch.inference_mode():
-            logits = self._forward(
+            logits = forward(
                 ids,
                 position_ids=positions,
-                past_key_values=self._cache,
+                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
-        self._seen += len(tokens)
-        float(logits[0, -1, 0])  # waits for a GPU
+        return logits[:, -1]
 
 
 class OnnxDecoder:
-    """An ONNX export, in the buffers that a server uses.
+    """An ONNX export, in the buffers that a server uses; prompts are read one after the other.
 
-    Args:
-        export: directory.
-        length: of the sequences.
-        device: ``cpu`` or ``cuda``.
-        threads: of the session.
+    Attributes:
+        session: that runs it.
+        runner: over the buffers of the cell that was prepared last.
     """
 
-    def __init__(self, export: Path, length: Length, *, device: str, threads: int) -> None:
+    def __init__(self, export: Path, *, device: str, threads: int | None) -> None:
+        """Opens an export.
+
+        Args:
+            export: directory.
+            device: ``auto``, ``cpu`` or ``cuda[:i]``.
+            threads: of the session; None takes the cores that the process may use.
+        """
         from slimgpt_serve.onnx_runtime.artefact import read_artefact
-        from slimgpt_serve.onnx_runtime.generator import runner_of
         from slimgpt_serve.onnx_runtime.session import open_session
 
-        session = open_session(read_artefact(export), device=device, threads=threads)
-        self._runner: Any = runner_of(session, length.all, 1)
+        self.session = open_session(read_artefact(export), device=device, threads=threads)
+        self.runner: Any = None
 
-    def prefill(self, tokens: list[int]) -> None:
-        self._runner.prefill(0, tokens)
-        self._seen = len(tokens)
+    def prepare(self, length: Length, batch: int) -> None:
+        from slimgpt_serve.onnx_runtime.generator import runner_of
 
-    def step(self, token: int) -> None:
-        self._runner.decode([token], [self._seen])
-        self._seen += 1
+        self.runner = None  # its buffers go before the new ones come
+        self.runner = runner_of(self.session, length.all, batch)
+        if batch > self.runner.slots:
+            raise UsageError(
+                f"--batch {batch}: a portable export runs one sequence at a time; export without "
+                "--portable, or give --batch 1"
+            )
+
+    def begin(self) -> None:
+        """Nothing: a prompt overwrites what the buffers hold."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+        self._held = [len(prompt) for prompt in prompts]
+        return np.stack([self.runner.prefill(row, prompt) for row, prompt in enumerate(prompts)])
+
+    def choose(self, logits: Any) -> Any:
+        return logits.argmax(-1)
+
+    def step(self, tokens: Any) -> Any:
+        logits = self.runner.decode(tokens, self._held)
+        self._held = [held + 1 for held in self._held]
+        return logits
+
+    def wait(self) -> None:
+        """Nothing: logits come to this process's memory before a run returns."""
+
+    def finite(self, logits: Any) -> bool:
+        return bool(np.isfinite(logits).all())

@@ -1,17 +1,20 @@
 """One vLLM engine in a process of its own: ``python -m slimgpt_bench.engine_process``.
 
-The only module here that imports vLLM. One JSON object a line comes in on standard input, the
-first with the options of ``LLM``; one a line goes out where standard output was, and all that vLLM
-prints goes to standard error. The process ends when its input does.
+The only module here that imports vLLM; a latency worker holds a :class:`Served` too. One JSON
+object a line comes in on standard input, the first with the options of ``LLM``; one a line goes out
+where standard output was, and all that vLLM prints goes to standard error. The process ends when
+its input does.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 _DRAFTS = "vllm:spec_decode_num_drafts"
@@ -34,6 +37,12 @@ class Served:
         started = time.monotonic()
         self.llm = LLM(**options)
         self.start_s = time.monotonic() - started
+        self._numbers = count()
+
+    @staticmethod
+    def load() -> None:
+        """Imports what an engine needs, so that what that takes can be told from the model."""
+        from vllm import LLM  # noqa: F401
 
     def describe(self) -> dict[str, Any]:
         """What started, on what."""
@@ -96,6 +105,53 @@ class Served:
             "counters": [x - y for x, y in zip(after, before, strict=True)],
         }
 
+    def timed(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[float]]:
+        """Greedy answers, stepped: seconds from the hand-over to each token of each prompt."""
+        moments: dict[str, list[float]] = {}
+        started = time.perf_counter()
+        for step in self._steps(prompts, tokens):
+            now = time.perf_counter() - started
+            for name, answer in step:
+                # Tokens that one step gives together have one moment.
+                moments.setdefault(name, []).extend([now] * len(answer.token_ids))
+        return list(moments.values())
+
+    def finite(self, prompts: Sequence[Sequence[int]], tokens: int) -> bool:
+        """Whether the log-probabilities of greedy answers are numbers."""
+        return all(
+            math.isfinite(entry.logprob)
+            for step in self._steps(prompts, tokens, logprobs=1)
+            for _, answer in step
+            for entries in answer.logprobs or ()
+            for entry in entries.values()
+        )
+
+    def _steps(
+        self, prompts: Sequence[Sequence[int]], tokens: int, logprobs: int | None = None
+    ) -> Iterator[list[tuple[str, Any]]]:
+        """Runs prompts together; of each step of the engine, what is new of each prompt."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        for prompt in _prompts(prompts):
+            wish = SamplingParams(
+                temperature=0,
+                max_tokens=tokens,
+                ignore_eos=True,
+                detokenize=False,
+                logprobs=logprobs,
+                output_kind=RequestOutputKind.DELTA,
+            )
+            engine.add_request(str(next(self._numbers)), prompt, wish)
+        while engine.has_unfinished_requests():
+            yield [(x.request_id, x.outputs[0]) for x in engine.step()]
+
+    def worker(self) -> Any:
+        """vLLM's worker, which holds the model and the KV caches in this process."""
+        [found] = self.llm.collective_rpc(_itself)
+        return found
+
     def _counters(self) -> list[int]:
         """Drafts, drafted and accepted tokens, and accepted ones by position, since the start."""
         found: dict[str, Any] = {x.name: x for x in self.llm.get_metrics()}
@@ -117,6 +173,10 @@ class Served:
             ]
             for x, ids in zip(said, texts, strict=True)
         ]
+
+
+def _itself(worker: Any) -> Any:
+    return worker
 
 
 def _prompts(ids: Sequence[Sequence[int]]) -> Any:

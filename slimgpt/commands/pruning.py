@@ -9,7 +9,7 @@ import click
 
 from slimgpt.errors import UsageError
 from slimgpt.planning import Constraints
-from slimgpt.prune.options import METHOD_NAMES, PruneOptions
+from slimgpt.prune.options import DEPTH, METHOD_NAMES, PruneOptions
 from slimgpt.schedule import SCHEDULES
 
 _OPTIONS = (
@@ -35,7 +35,8 @@ _OPTIONS = (
         type=click.Choice(METHOD_NAMES),
         default="exact",
         show_default=True,
-        help="slimgpt is the paper's algorithm; exact scores groups exactly and refits.",
+        help="slimgpt is the paper's algorithm; exact scores groups exactly and refits; depth "
+        "drops whole layers, those that change the hidden states least.",
     ),
     click.option(
         "--kv-heads",
@@ -97,6 +98,10 @@ def prune_options(
         raise UsageError(
             "--uniform gives all layers the same widths: leave out --schedule and "
             "--first-layer-ratio"
+        )
+    if method == DEPTH and schedule is not None:
+        raise UsageError(
+            "--method depth drops whole layers and changes no width: leave out --schedule"
         )
     return PruneOptions(
         ratio=ratio,

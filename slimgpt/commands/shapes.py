@@ -51,7 +51,9 @@ def _readable(key: str, value: int) -> str:
 
 
 def layer_table(shape: ModelShape, plan: Plan | None = None) -> Table:
-    """Widths of every layer, before and after where there is a plan."""
+    """Widths of every layer, before and after where there is a plan that keeps all layers."""
+    if plan and len(plan.source.layers) != len(shape.layers):
+        plan = None  # which layers go is found when the model runs
     table = Table("layer", "query heads", "KV heads", "FFN neurons", "parameters")
     if plan:
         table.add_column("removed", justify="right")

@@ -17,6 +17,7 @@ from slimgpt.compress import inputs
 from slimgpt.compress.preflight import preflight
 from slimgpt.compress.recipe_terms import in_recipe_terms
 from slimgpt.compress.settings import Settings
+from slimgpt.compress.speed import speed_cost
 from slimgpt.errors import EnvironmentProblem
 from slimgpt.machine_speed import measure_speed
 from slimgpt.pipeline_cost import (
@@ -145,6 +146,8 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
     if recipe.evaluate:
         judging = _judging(recipe, checkpoint.meta)
         costs.append(evaluate_cost(plan, judging, computing))
+    if recipe.gates and recipe.gates.speedup:
+        costs.append(speed_cost(plan, recipe.gates.speedup, computing))
     problems = machine_check(costs, out, str(device))
     if not problems:
         _check_calibration(recipe, checkpoint)
@@ -156,7 +159,7 @@ def look_ahead(model: Path, out: Path, recipe: Recipe, settings: Settings) -> Ou
 def _gates_of_size(recipe: Recipe, plan: Plan, stored_bytes: int) -> tuple[GateResult, ...]:
     if recipe.gates is None:
         return ()
-    measured = {"perplexity_increase": None, "kl": None, "accuracy": None}
+    measured = {"perplexity_increase": None, "kl": None, "accuracy": None, "speedup": None}
     of_size = recipe.gates.model_copy(update=measured)
     return tuple(evaluate_gates(of_size, {}, plan.source, plan.target, stored_bytes))
 

@@ -41,10 +41,11 @@ class Job:
         optional = {
             "recover": self.recipe.recover,
             "evaluate": self.recipe.evaluate,
+            "speed": self.recipe.gates.speedup if self.recipe.gates else None,
             "push": self.recipe.push,
         }
         exports = (export_stage(export) for export in self.recipe.exports if export.out)
-        names = ("source", "prune", "recover", "evaluate", "release", *exports, "push")
+        names = ("source", "prune", "recover", "evaluate", "speed", "release", *exports, "push")
         return tuple(name for name in names if optional.get(name, True))
 
     def part(self, stage: str) -> Progress:

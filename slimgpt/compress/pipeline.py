@@ -188,6 +188,7 @@ class _Run:
             recovery=verdict.recovery,
             judgement=verdict.judgement,
             gates=verdict.gates,
+            speed=verdict.speed,
             exports=tuple(
                 ExportOutcome(export.format, export.out.path)
                 for export in job.recipe.exports

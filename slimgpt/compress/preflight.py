@@ -11,6 +11,7 @@ from slimgpt.compress.exports import check_exports
 from slimgpt.compress.recipe_terms import in_recipe_terms
 from slimgpt.compress.report import require_report_directory
 from slimgpt.compress.settings import Settings
+from slimgpt.compress.speed import check_speed
 from slimgpt.destination import exists, require_absent, require_apart
 from slimgpt.errors import UsageError
 from slimgpt.evaluate.judge import check
@@ -41,6 +42,7 @@ def preflight(
     if recipe.evaluate:
         with in_recipe_terms("evaluate"):
             check(model, model, inputs.texts(recipe), inputs.tasks(recipe), device=settings.device)
+    check_speed(recipe, checkpoint, settings)
     check_exports(recipe, checkpoint, plan, settings, model, out)
     if recipe.sign:
         from slimgpt.release.signing import require_private_key
@@ -57,7 +59,8 @@ def _runs_dense(recipe: Recipe) -> bool:
     """Whether a stage needs the predictions of the dense model itself."""
     distills = recipe.recover is not None and recipe.recover.distill_weight > 0
     samples = any(f.source == SELF for f in recipe.prune.calibration)
-    return recipe.evaluate is not None or distills or samples
+    timed = recipe.gates is not None and recipe.gates.speedup is not None
+    return recipe.evaluate is not None or distills or samples or timed
 
 
 def _check_places(model: Path, out: Path, settings: Settings) -> None:

@@ -135,5 +135,5 @@ def released_manifest(candidate: Path, recipe: Recipe, verdict: Verdict) -> dict
     manifest["recipe"] = dict(made["recipe"]) | {"seed": recipe.seed} | asked
     manifest["quality"] = dict(made["quality"]) | rounded(verdict.judgement)
     if recipe.gates:
-        manifest["gates"] = [rounded(asdict(gate)) for gate in verdict.gates]
+        manifest["gates"] = [rounded(asdict(gate.without_times())) for gate in verdict.gates]
     return manifest

@@ -10,14 +10,15 @@ from typing import Literal
 from pydantic import BaseModel
 
 from slimgpt.errors import SlimGPTError
-from slimgpt.release.recipe.sections import Evaluate, Export, Prune, Recover
+from slimgpt.release.recipe.sections import Evaluate, Export, Prune, Recover, SpeedGate
 
-SectionName = Literal["prune", "recover", "evaluate", "exports"]
+SectionName = Literal["prune", "recover", "evaluate", "exports", "gates.speedup"]
 _SECTIONS: dict[SectionName, type[BaseModel]] = {
     "prune": Prune,
     "recover": Recover,
     "evaluate": Evaluate,
     "exports": Export,
+    "gates.speedup": SpeedGate,
 }
 _CALLED_OTHERWISE: dict[SectionName, dict[str, str]] = {
     "prune": {},
@@ -33,6 +34,7 @@ _CALLED_OTHERWISE: dict[SectionName, dict[str, str]] = {
         "--samples": "prune.samples",
         "--sequence-length": "prune.sequence_length",
     },
+    "gates.speedup": {},
 }
 _OF_PRUNING = re.compile(r"slimgpt prune (--[a-z-]+)")
 _FLAG = re.compile(r"(?<![\w/-])--[a-z]+(-[a-z]+)*")

@@ -50,6 +50,7 @@ class CompressResult:
         stage_seconds: wall time a stage, those that an earlier run finished included.
         reused: stages that an earlier run had finished.
         peak_rss_bytes: most resident memory of this process.
+        speed: what the speed gate is about; None without one.
     """
 
     model: str
@@ -65,6 +66,7 @@ class CompressResult:
     stage_seconds: Mapping[str, float]
     reused: tuple[str, ...]
     peak_rss_bytes: int
+    speed: Mapping[str, Any] | None = None
 
     @property
     def seconds(self) -> float:
@@ -87,6 +89,7 @@ class CompressResult:
             "recovery": self.recovery,
             "quality": dict(self.judgement),
             "gates": [asdict(gate) for gate in self.gates],
+            "speed": self.speed,
             "passed": self.passed,
             "exports": [export.to_json() for export in self.exports],
             "pushed": self.pushed,

@@ -13,6 +13,7 @@ from slimgpt.compress import inputs
 from slimgpt.compress.candidate import Candidate
 from slimgpt.compress.job import Job
 from slimgpt.compress.recipe_terms import in_recipe_terms
+from slimgpt.compress.speed import measured_speed
 from slimgpt.compress.stages import Stages
 from slimgpt.evaluate.judge import judge
 from slimgpt.release.gates import GateResult, evaluate_gates
@@ -26,11 +27,13 @@ class Verdict:
         recovery: the ``quality.recovery`` entry of its manifest; None without recovery.
         judgement: what was measured, empty where the recipe measures nothing.
         gates: all of them.
+        speed: what the speed gate is about; None without one.
     """
 
     recovery: Mapping[str, Any] | None
     judgement: Mapping[str, Any]
     gates: tuple[GateResult, ...]
+    speed: Mapping[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -39,13 +42,14 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """For the record of a stage."""
         gates = [asdict(gate) for gate in self.gates]
-        return {"recovery": self.recovery, "judgement": self.judgement, "gates": gates}
+        told = {"recovery": self.recovery, "judgement": self.judgement, "gates": gates}
+        return told | {"speed": self.speed}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Verdict:
         """From the record of a stage."""
         gates = tuple(GateResult(**gate) for gate in document["gates"])
-        return cls(document["recovery"], document["judgement"], gates)
+        return cls(document["recovery"], document["judgement"], gates, document.get("speed"))
 
 
 def judge_candidate(job: Job, candidate: Candidate, stages: Stages) -> Verdict:
@@ -53,7 +57,8 @@ def judge_candidate(job: Job, candidate: Candidate, stages: Stages) -> Verdict:
     if candidate.refused:
         return Verdict(None, {}, (candidate.refused,))
     judgement = _judgement(job, candidate.directory, stages)
-    return Verdict(candidate.recovery, judgement, _gates(job, judgement))
+    speed = measured_speed(job, candidate.directory, stages)
+    return Verdict(candidate.recovery, judgement, _gates(job, judgement, speed), speed)
 
 
 def _judgement(job: Job, candidate: Path, stages: Stages) -> dict[str, Any]:
@@ -84,11 +89,13 @@ def _measure(job: Job, candidate: Path) -> dict[str, Any]:
     return judgement.to_json()
 
 
-def _gates(job: Job, judgement: Mapping[str, Any]) -> tuple[GateResult, ...]:
+def _gates(
+    job: Job, judgement: Mapping[str, Any], speed: Mapping[str, Any] | None
+) -> tuple[GateResult, ...]:
     if job.recipe.gates is None:
         return ()
     stored = job.checkpoint.meta.bytes_per_value
     gates, demanded = job.recipe.gates, job.recipe.evaluate
     return tuple(
-        evaluate_gates(gates, judgement, job.plan.source, job.plan.target, stored, demanded)
+        evaluate_gates(gates, judgement, job.plan.source, job.plan.target, stored, demanded, speed)
     )

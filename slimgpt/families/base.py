@@ -6,7 +6,7 @@ Llama) and a :class:`~slimgpt.shape.ModelShape`; an adapter translates its famil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +119,26 @@ class Family:
     def stock_config(self, config: Config, shape: ModelShape) -> Config:
         """The config of a uniform model, which any tool loads."""
         return config | {"model_type": self.model_type, "architectures": [self.architecture]}
+
+    def keep_layers(self, config: Config, kept: Sequence[int]) -> Config:
+        """The canonical config of the model that has these layers alone.
+
+        Args:
+            config: of the whole model.
+            kept: numbers of its layers, ascending.
+        """
+        out = config | {"num_hidden_layers": len(kept)}
+        if types := config.get("layer_types"):
+            out["layer_types"] = [types[i] for i in kept]
+        if overrides := config.get(PER_LAYER):
+            places = {layer: place for place, layer in enumerate(kept)}
+            digits = len(str(len(kept) - 1))
+            out[PER_LAYER] = {
+                str(places[int(k)]).zfill(digits): v
+                for k, v in overrides.items()
+                if int(k) in places
+            }
+        return out
 
     def sliding_window(self, config: Config, layer: int) -> int | None:
         """Attention window of a layer in tokens; None sees everything before."""

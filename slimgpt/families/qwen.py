@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slimgpt.families.base import Config, Family, flag, whole
 from slimgpt.shape import ModelShape
 
 
 class _Qwen(Family):
+    def keep_layers(self, config: Config, kept: Sequence[int]) -> Config:
+        """As for all families; layers that saw everything go on to."""
+        out = super().keep_layers(config, kept)
+        if "max_window_layers" in config or flag(config, "use_sliding_window"):
+            before = _layers_without_window(config)
+            out["max_window_layers"] = sum(layer < before for layer in kept)
+        return out
+
     def sliding_window(self, config: Config, layer: int) -> int | None:
         if not flag(config, "use_sliding_window") or config.get("sliding_window", 4096) is None:
             return None

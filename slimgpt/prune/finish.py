@@ -8,6 +8,7 @@ from typing import Any
 
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.checkpoint.writer import assemble, copy_sidecars, publish, write_json
+from slimgpt.families import Config
 from slimgpt.planning import Plan
 from slimgpt.prune.journal import Journal
 from slimgpt.release.card.card import CardFacts, write_card
@@ -16,20 +17,23 @@ from slimgpt.shape import ModelShape
 from slimgpt.tokenizer import has_tokenizer, save_tokenizer
 
 
-def gather(journal: Journal, checkpoint: Checkpoint, shape: ModelShape) -> tuple[Path, bool]:
+def gather(
+    journal: Journal, checkpoint: Checkpoint, shape: ModelShape, config: Config | None = None
+) -> tuple[Path, bool]:
     """Puts weights, config and sidecars together in the work directory.
 
     Args:
         journal: holds every block.
         checkpoint: the source, whose sidecars go along.
         shape: of the blocks.
+        config: canonical one of the layers that are left; None where all of them are.
 
     Returns:
         the directory, without card and manifest, and whether its config is one that any tool loads.
     """
     meta, staging = checkpoint.meta, journal.staging()
     assemble([journal.outer, *(journal.block(i) for i in range(len(shape.layers)))], staging)
-    config = meta.family.pruned_config(meta.config, shape)
+    config = meta.family.pruned_config(config or meta.config, shape)
     write_json(staging / "config.json", config)
     copy_sidecars(checkpoint, staging)
     known = {meta.config["model_type"], meta.family.pruned_model_type}
@@ -47,6 +51,9 @@ def finish(
     source: Mapping[str, Any],
     recipe: dict[str, Any],
     device: str,
+    *,
+    config: Config | None = None,
+    quality: Mapping[str, Any] | None = None,
 ) -> None:
     """Puts a checkpoint together in the work directory and renames it to OUT.
 
@@ -58,14 +65,18 @@ def finish(
         source: name and digest, for the ``source`` entry of the manifest.
         recipe: its ``recipe`` entry.
         device: kind of device that computed.
+        config: canonical one of the layers that are left; None where all of them are.
+        quality: its ``quality`` entry; None takes the errors that the journal has of each layer.
     """
-    staging, stock = gather(journal, checkpoint, plan.target)
+    staging, stock = gather(journal, checkpoint, plan.target, config)
+    if quality is None:
+        quality = {"layers": [_errors(journal, i) for i in range(len(plan.source.layers))]}
     manifest = describe(
         source={**source, "shape": plan.source.to_manifest()},
         recipe=recipe,
         shape=plan.target,
         counts=parameters(plan),
-        quality={"layers": [_errors(journal, i) for i in range(len(plan.source.layers))]},
+        quality=quality,
         device=device,
     )
     write_card(staging, CardFacts(manifest, plan.target, plan.source, checkpoint.directory, stock))

@@ -115,6 +115,12 @@ class Layer:
         for place, x in states:
             states[place] = x + self._ffn(x)
 
+    @torch.no_grad()
+    def through(self, x: Tensor) -> Tensor:
+        """Outputs of the whole layer for one batch of inputs."""
+        x = x + self._attention(x)
+        return x + self._ffn(x)
+
     def _attention(self, x: Tensor) -> Tensor:
         output, _ = self._module.self_attn(
             hidden_states=self._module.input_layernorm(x),

@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from slimgpt.errors import UsageError
 from slimgpt.planning import Constraints, Plan, make_plan
+from slimgpt.prune.depth_plan import depth_plan
 from slimgpt.schedule import default_first_layer_ratio
 from slimgpt.shape import ModelShape
 
-METHOD_NAMES = ("exact", "slimgpt")
+DEPTH = "depth"
+METHOD_NAMES = ("exact", "slimgpt", DEPTH)
 Placement = Literal["auto", "memory", "disk"]
 
 
@@ -20,7 +22,7 @@ class PruneOptions:
 
     Attributes:
         ratio: fraction of decoder parameters to remove, in [0, 1).
-        method: ``exact`` (default) or the paper's ``slimgpt``.
+        method: ``exact`` (default), the paper's ``slimgpt``, or ``depth`` for whole layers.
         schedule: ratio over depth; see slimgpt.schedule.
         first_layer_ratio: smallest ratio of the schedule; None takes the paper's.
         constraints: KV heads, alignment, tensor parallelism, uniformity.
@@ -46,10 +48,32 @@ class PruneOptions:
         if self.damping is not None and not 0 <= self.damping <= 10:
             raise UsageError(f"--damping {self.damping:g}: give a number from 0 to 10, like 0.01")
         if self.method not in METHOD_NAMES:
-            raise UsageError(f"--method {self.method}: give {' or '.join(METHOD_NAMES)}")
+            raise UsageError(f"--method {self.method}: give {', '.join(METHOD_NAMES)}")
+        if self.method == DEPTH:
+            self._require_nothing_of_widths()
+
+    def _require_nothing_of_widths(self) -> None:
+        limits, usual = self.constraints, Constraints()
+        given = {
+            "--schedule": self.schedule != "log",
+            "--first-layer-ratio": self.first_layer_ratio is not None,
+            "--kv-heads": limits.kv_heads is not None,
+            "--align": limits.align != usual.align,
+            "--tensor-parallel": limits.tensor_parallel != usual.tensor_parallel,
+            "--uniform": limits.uniform,
+            "--damping": self.damping is not None,
+        }
+        named = [flag for flag, there in given.items() if there]
+        if named:
+            raise UsageError(
+                f"--method depth drops whole layers and changes no width: leave out "
+                f"{', '.join(named)}"
+            )
 
     def plan(self, shape: ModelShape) -> Plan:
-        """The target shape; errors as :func:`slimgpt.planning.make_plan`."""
+        """The target shape; errors as :func:`slimgpt.planning.make_plan`, or of depth_plan."""
+        if self.method == DEPTH:
+            return depth_plan(shape, self.ratio)
         return make_plan(
             shape,
             self.ratio,

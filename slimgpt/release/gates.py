@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isclose, isfinite, nan
 from typing import Any
 
 from slimgpt.errors import GateMissed
-from slimgpt.release.recipe.sections import AccuracyGate, Evaluate, Gates
+from slimgpt.release.recipe.sections import AccuracyGate, Evaluate, Gates, SpeedGate
 from slimgpt.shape import ModelShape
 
-ACCURACY, RECOVERY = "accuracy", "recovery"
-_AT_LEAST = (ACCURACY,)
+ACCURACY, RECOVERY, SPEEDUP = "accuracy", "recovery", "speedup"
+_AT_LEAST = (ACCURACY, SPEEDUP)
 _FRACTION = "fraction"
 _DIGITS = 4
+NO_TIMES = (
+    "the lower bound of the measured ratio was not below the limit; times differ between equal "
+    "runs, so that they are in the report of the run and not here"
+)
+"""What a release says of a speed gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class GateResult:
         limit: of the recipe.
         margin: room left, in ``unit``; negative beyond the limit.
         passed: whether ``measured`` is within the limit.
-        unit: ``fraction`` (of the dense model's value) or ``nats/token``.
+        unit: ``fraction`` (of the dense model's value), ``nats/token`` or ``times``.
         why: what was measured, or why it could not be.
     """
 
@@ -51,6 +56,12 @@ class GateResult:
             return "below"
         return "at least" if self.name in _AT_LEAST else "at most"
 
+    def without_times(self) -> GateResult:
+        """As a release may say it, whose bytes are the same after every equal run."""
+        if self.name != SPEEDUP:
+            return self
+        return replace(self, measured=None, margin=None, why=NO_TIMES)
+
 
 def evaluate_gates(
     gates: Gates,
@@ -59,6 +70,7 @@ def evaluate_gates(
     pruned: ModelShape,
     bytes_per_value: int,
     demanded: Evaluate | None = None,
+    speed: Mapping[str, Any] | None = None,
 ) -> list[GateResult]:
     """Sets every gate of a recipe against what was measured.
 
@@ -70,6 +82,7 @@ def evaluate_gates(
         pruned: shape of the result.
         bytes_per_value: of a stored weight and of a cached value.
         demanded: what should have been measured; what of it is missing fails.
+        speed: as slimgpt_bench.compare.gate measures it.
 
     Returns:
         in the order of the recipe; of a gate on texts, one for each text.
@@ -90,6 +103,9 @@ def evaluate_gates(
     if gates.kv_bytes is not None:
         sizes = [shape.kv_bytes_per_token(bytes_per_value) for shape in (pruned, dense)]
         results.append(_size("kv_bytes", sizes[0], sizes[1], gates.kv_bytes, "of KV cache a token"))
+    if gates.speedup is not None:
+        measure = partial(_slowest_likely, gates.speedup, speed)
+        results.append(_outcome(SPEEDUP, gates.speedup.at_least, "times", measure))
     return results
 
 
@@ -238,6 +254,26 @@ def _require_scored(task: str, scores: Any) -> None:
     if "metrics" not in scores:  # tasks without multiple choice are outside the mean
         _number(scores, "acc", f"the accuracy of {task}")
         _number(scores.get("baseline") or {}, "acc", f"the dense model's accuracy of {task}")
+
+
+def _slowest_likely(gate: SpeedGate, speed: Mapping[str, Any] | None) -> Measured:
+    """The lower bound of the ratio of times."""
+    if speed is None:
+        raise _Unmeasured("the speed of both models was not measured")
+    if speed.get("why"):
+        raise _Unmeasured(str(speed["why"]))
+    if speed.get("gate") != gate.model_dump(mode="json"):
+        raise _Unmeasured("it was measured with other settings than the gate has")
+    ends = speed.get("interval")
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        raise _Unmeasured("the ratio has no interval: too few rounds")
+    low, high = (_number({"end": x}, "end", "the interval of the ratio") for x in ends)
+    ratio = _number(speed, "ratio", "the ratio of times")
+    return low, (
+        f"{gate.quantity} {_shown(ratio)} times as fast as the dense model, {_shown(low)} to "
+        f"{_shown(high)} with confidence 0.95; {gate.engine}, batch {gate.batch}, prompt "
+        f"{gate.prompt}, output {gate.output}, {gate.rounds} rounds"
+    )
 
 
 def _size(name: str, after: int, before: int, limit: float, what: str) -> GateResult:

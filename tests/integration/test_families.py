@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from slimgpt.checkpoint.reader import Checkpoint
 from slimgpt.prune.activations import embed
-from slimgpt.prune.driver import EMBEDDING
 from slimgpt.prune.forward import LayerForward
+from slimgpt.prune.run import EMBEDDING
 from tests.masking import masked, stored_tensors
 from tests.tiny_models import (
     CALIBRATION,

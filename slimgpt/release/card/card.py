@@ -16,6 +16,7 @@ from slimgpt.release.card.widths import describe_widths, draw_widths
 from slimgpt.shape import LayerShape, ModelShape
 
 _PAPER = "structured pruning by the Optimal Brain Surgeon, arXiv 2412.18110"
+_OF_LAYERS = "whole layers dropped by their block influence, arXiv 2403.03853"
 _UNCONSTRAINED = {"align": 1, "tensor_parallel": 1, "uniform": False}
 
 
@@ -53,6 +54,12 @@ class CardFacts:
         return is_padded(self.recipe)
 
     @property
+    def beside(self) -> ModelShape | None:
+        """The dense model's shape, where each of its layers has one here to be set beside."""
+        same = self.before and len(self.before.layers) == len(self.after.layers)
+        return self.before if same else None
+
+    @property
     def achieved(self) -> float:
         """Fraction of the dense model's decoder parameters that is gone; not of a padded model."""
         counts: Mapping[str, int] = self.manifest["parameters"]
@@ -61,7 +68,7 @@ class CardFacts:
 
 def write_card(directory: Path, facts: CardFacts) -> None:
     """Writes README.md, and widths.png that it shows."""
-    draw_widths(facts.after, facts.before, directory / PICTURE)
+    draw_widths(facts.after, facts.beside, directory / PICTURE)
     (directory / CARD).write_text(render_card(facts, picture=True), "utf-8")
 
 
@@ -92,10 +99,11 @@ def _what_it_is(facts: CardFacts, licence: str | None) -> str:
         if recovered
         else "It has not been fine-tuned since."
     )
+    how = _OF_LAYERS if facts.recipe.get("method") == "depth" else _PAPER
     terms = f" The source's licence is {inline(licence)}." if licence else ""
     return (
         f"# {facts.name}, {_and(_done(facts))}\n\n"
-        f"Made with SlimGPT ({_PAPER}) from {facts.name}: {_counts(facts)} {since}{terms}\n"
+        f"Made with SlimGPT ({how}) from {facts.name}: {_counts(facts)} {since}{terms}\n"
     )
 
 
@@ -155,6 +163,8 @@ def _pruning(facts: CardFacts) -> Iterator[tuple[str, str]]:
     for key in ("schedule", "kv_heads", "align", "tensor_parallel", "uniform", "damping"):
         if recipe.get(key) not in (None, _UNCONSTRAINED.get(key)):
             yield key.replace("_", " ").replace("kv", "KV"), str(recipe[key])
+    if recipe.get("dropped_layers"):
+        yield "layers dropped", ", ".join(map(str, recipe["dropped_layers"]))
     calibration = recipe.get("calibration")
     if isinstance(calibration, Mapping):
         size = f"{calibration.get('samples')} windows of {calibration.get('sequence_length')}"
@@ -206,10 +216,10 @@ tokenizer = AutoTokenizer.from_pretrained(PATH)
 
 
 def _layers(facts: CardFacts, picture: bool) -> str:
-    shown = f"![{describe_widths(facts.after, facts.before)}]({PICTURE})\n\n" if picture else ""
+    shown = f"![{describe_widths(facts.after, facts.beside)}]({PICTURE})\n\n" if picture else ""
     widths = [[str(w) for w in _widths(layer)] for layer in facts.after.layers]
-    if facts.before:
-        dense = map(_widths, facts.before.layers)
+    if facts.beside:
+        dense = map(_widths, facts.beside.layers)
         widths = [
             [f"{new} of {old}" for new, old in zip(*pair, strict=True)]
             for pair in zip(widths, dense, strict=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slimgpt.planning import Constraints
-from slimgpt.prune.options import Placement, PruneOptions
+from slimgpt.prune.options import DEPTH, Placement, PruneOptions
 from slimgpt.release.recipe.sections import (
     Evaluate,
     Export,
@@ -77,7 +77,7 @@ class Recipe(Section):
         prune = document["prune"]
         if self.prune.uniform:
             prune["schedule"] = "uniform"
-        elif self.prune.first_layer_ratio is None:
+        elif self.prune.first_layer_ratio is None and self.prune.method != DEPTH:
             prune["first_layer_ratio"] = default_first_layer_ratio(self.prune.ratio)
         if self.recover:
             document["recover"]["micro_batch"] = self.recover.examples_at_once

@@ -56,13 +56,20 @@ class Section(BaseModel):
         return ()
 
 
+_OF_WIDTHS = {
+    *("schedule", "first_layer_ratio", "kv_heads", "align", "tensor_parallel", "uniform"),
+    "damping",
+}
+
+
 class Prune(Section):
     """What is removed, and what is calibrated on; as the options of `slimgpt prune`."""
 
     ratio: float = Field(ge=0, lt=1, examples=[0.25])
     """Fraction of decoder parameters to remove."""
-    method: Literal["exact", "slimgpt"] = "exact"
-    """`slimgpt` is the paper's algorithm; `exact` scores groups exactly and refits."""
+    method: Literal["exact", "slimgpt", "depth"] = "exact"
+    """`slimgpt` is the paper's algorithm; `exact` scores groups exactly and refits; `depth` drops
+    whole layers, those that change the hidden states least."""
     schedule: Schedule = "log"
     """How the ratio grows over depth; `log` is the paper's."""
     first_layer_ratio: float | None = Field(default=None, ge=0, lt=1)
@@ -87,6 +94,10 @@ class Prune(Section):
     """Tokens in a calibration window; null is 2048, or the model's context."""
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.method == "depth":
+            for name in _OF_WIDTHS & self.model_fields_set:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    yield name, "prune.method depth changes no width: leave this out"
         if self.uniform and "schedule" in self.model_fields_set and self.schedule != "uniform":
             yield "schedule", "prune.uniform gives all layers the same widths: leave this out"
         if self.uniform and self.first_layer_ratio is not None:
@@ -208,6 +219,34 @@ class AccuracyGate(Section):
     """Confidence of that bound."""
 
 
+class SpeedGate(Section):
+    """The dense model's time over the result's, on this machine: its lower confidence bound counts.
+
+    Both models run in turn, in fresh processes; times are not part of the release itself.
+    """
+
+    at_least: float = Field(gt=0, le=1000, examples=[1.2])
+    """The least that the lower bound may be: 1.2 is a fifth faster."""
+    quantity: Literal["tpot_s", "ttft_s", "prefill_s", "e2e_s"] = "tpot_s"
+    """What is timed: per output token, to the first token, the prompt alone, or end to end."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs both models."""
+    batch: int = Field(default=1, ge=1)
+    """Sequences that run together."""
+    prompt: int = Field(default=128, ge=1)
+    """Tokens of each prompt."""
+    output: int = Field(default=64, ge=1)
+    """Tokens of each answer."""
+    rounds: int = Field(default=4, ge=3)
+    """Rounds of both models, each of which runs twice in a round."""
+    trials: int = Field(default=10, ge=1)
+    """Timed answers of a run."""
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.quantity == "tpot_s" and self.output == 1:
+            yield "output", "a single token has no time per output token: give 2 or more"
+
+
 class Gates(Section):
     """What the result must meet to be released; what can't be measured is not met (exit code 1)."""
 
@@ -224,6 +263,10 @@ class Gates(Section):
     """Bytes of the weights: at most this fraction of the dense model's."""
     kv_bytes: float | None = Field(default=None, gt=0, le=1, examples=[0.80])
     """KV-cache bytes a token: at most this fraction of the dense model's."""
+    speedup: SpeedGate | None = Field(default=None, examples=[{"at_least": 1.2}])
+    """The dense model's time over the result's, measured on this machine: its lower bound is at
+    least this. Keys: at_least, quantity (tpot_s, ttft_s, prefill_s or e2e_s), engine (transformers
+    or vllm), batch, prompt, output, rounds, trials."""
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if all(getattr(self, name) is None for name in type(self).model_fields):

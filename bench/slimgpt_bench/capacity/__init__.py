@@ -1,0 +1,1 @@
+"""How many accelerators a traffic needs under an SLO, and which number rests on what."""

@@ -1,0 +1,71 @@
+"""The sweep: what the server can do at most, and then levels at shares of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from slimgpt.errors import Unresolved
+from slimgpt_bench.load.level import Level
+
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
+"""Of the saturation: where latency begins to bend, and one level beyond."""
+LEAST_GAIN = 1.05
+"""More places that bring less are no gain."""
+MOST_PLACES = 256
+_ROUNDS = 6
+_FEWEST = 12
+
+Closed = Callable[[int, int], Awaitable[Level]]
+"""Measures a closed loop: places, and requests."""
+
+
+@dataclass(slots=True)
+class Saturation:
+    """What a server did at most.
+
+    Attributes:
+        rate_rps: answers a second.
+        probes: what was tried, in order.
+    """
+
+    rate_rps: float = 0.0
+    probes: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "sweep", "saturation_rps": self.rate_rps, "probes": self.probes}
+
+    def rates(self) -> list[float]:
+        """Of the levels, to three digits."""
+        return [float(f"{share * self.rate_rps:.3g}") for share in SHARES]
+
+
+async def find_saturation(measure: Closed) -> Saturation:
+    """Doubles the requests under way until that brings no more answers a second.
+
+    Raises:
+        Unresolved: no request was answered.
+    """
+    found, places = Saturation(), 1
+    while places <= MOST_PLACES:
+        level = await measure(places, max(_FEWEST, _ROUNDS * places))
+        best = found.rate_rps
+        found.rate_rps = max(best, level.rates.answers)
+        found.probes.append(
+            {
+                "concurrency": places,
+                "achieved_rps": level.rates.answers,
+                "requests": {"sent": level.sent, "ok": level.ok, "failed": level.failed},
+            }
+        )
+        if level.ok < level.sent or level.client.saturated:
+            break  # the server refuses more, or the client can't make it
+        if level.rates.answers < LEAST_GAIN * best:
+            break
+        places *= 2
+    if not found.rate_rps:
+        raise Unresolved(
+            "--sweep: no request was answered, so there is no saturation to take shares of"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The drawings of a page, each from numbers to SVG."""

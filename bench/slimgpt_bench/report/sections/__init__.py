@@ -1,0 +1,1 @@
+"""The sections of a page: each from what was gathered to blocks, or None without data."""

@@ -1,0 +1,1 @@
+"""What a server is asked: lengths of prompts and answers, their texts, and when they arrive."""

@@ -1,0 +1,156 @@
+"""``slimgpt bench compare``."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimgpt.commands.bench_latency import whole_numbers
+from slimgpt.commands.console import Console, common, device_options, seed_option
+
+_QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
+
+
+@click.command()
+@click.argument("dense")
+@click.argument("out")
+@click.option(
+    "--engine",
+    type=click.Choice(["transformers", "onnx", "vllm"]),
+    help="What runs both models.  [default: onnx for ONNX exports, else transformers]",
+)
+@click.option(
+    "--batch",
+    callback=whole_numbers,
+    multiple=True,
+    default=("1",),
+    show_default="1",
+    help="Sequences that run together; several, like 1,8, are compared each.",
+)
+@click.option(
+    "--prompt",
+    callback=whole_numbers,
+    multiple=True,
+    default=("128",),
+    show_default="128",
+    help="Tokens of each prompt, random ones; several likewise.",
+)
+@click.option(
+    "--output",
+    callback=whole_numbers,
+    multiple=True,
+    default=("64",),
+    show_default="64",
+    help="Tokens of each answer, all of them generated; several likewise.",
+)
+@click.option(
+    "--rounds",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Rounds of DENSE OUT OUT DENSE, each run a fresh process; an interval needs three.",
+)
+@click.option("--trials", type=int, default=10, show_default=True, help="Of each setting and run.")
+@click.option(
+    "--warmup",
+    type=int,
+    default=3,
+    show_default=True,
+    help="Trials before those that count: at least so many, and more until they agree.",
+)
+@click.option("--third", help="Another model of the same tokenizer, run in the same rounds.")
+@click.option(
+    "--depth",
+    "by_depth",
+    is_flag=True,
+    help="Make the third model from DENSE: without as many whole layers as come nearest to OUT's "
+    "size.",
+)
+@click.option(
+    "--require-speedup",
+    type=float,
+    metavar="X",
+    help="Exit code 1 unless the lower end of the ratio's interval is at least X.",
+)
+@click.option(
+    "--quantity",
+    type=click.Choice(_QUANTITIES),
+    default="e2e_s",
+    show_default=True,
+    help="Whose ratio --require-speedup is held against, of the first setting.",
+)
+@click.option(
+    "--compile/--eager",
+    "compiled",
+    default=None,
+    help="With torch.compile (vLLM: and CUDA graphs), or without.  [default: vLLM on a GPU alone]",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="On a CPU.  [default: the engine's]")
+@click.option(
+    "--roofline/--no-roofline",
+    default=True,
+    help="Set the ratios beside what widths and this machine allow at best.  [default: roofline]",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Keep the result there, with the raw times: a directory that does not exist.",
+)
+@seed_option
+@device_options
+@common
+def compare(
+    console: Console,
+    dense: str,
+    out: str,
+    third: str | None,
+    require_speedup: float | None,
+    quantity: str,
+    save: Path | None,
+    **options: Any,
+) -> None:
+    """Is OUT faster than DENSE, by how much, and how sure is that.
+
+    Both run in turn, in fresh processes, on the same prompts: the ratio DENSE's time / OUT's time
+    with its 95 % interval, and a verdict: faster, slower, no difference or unresolved. Exit code 3:
+    the models can't be compared, or the first setting is unresolved; the last lines say why.
+    """
+    from slimgpt.checkpoint.locate import locate
+
+    job: Any = importlib.import_module("slimgpt_bench.compare.job")
+    decision: Any = importlib.import_module("slimgpt_bench.compare.decision")
+    results: Any = importlib.import_module("slimgpt_bench.results")
+    decision.require_required(require_speedup)
+    asked = _asked(job, third, options)
+    if save:
+        results.require_free(save)
+    found = job.compare(locate(dense), locate(out), asked, console)
+    if save:
+        results.save(save, found.document, found.records())
+    shown: Any = importlib.import_module("slimgpt_bench.compare.page")
+    console.result(found.document, shown.page(found.document))
+    decision.decide(found.document, speedup=require_speedup, quantity=quantity)
+
+
+def _asked(job: Any, third: str | None, options: dict[str, Any]) -> Any:
+    from slimgpt.checkpoint.locate import locate
+
+    latency: Any = importlib.import_module("slimgpt_bench.latency.job")
+    cells: Any = importlib.import_module("slimgpt_bench.latency.cells")
+    latency.require_numbers(1, options["trials"], options["warmup"])
+    runs = cells.LatencyOptions(
+        options["engine"] or "auto",
+        cells.make_cells(options["batch"], options["prompt"], options["output"]),
+        **{k: options[k] for k in ("trials", "warmup", "device", "dtype", "threads", "compiled")},
+        seed=options["seed"],
+    )
+    return job.CompareOptions(
+        runs,
+        options["rounds"],
+        None if third is None else locate(third),
+        options["by_depth"],
+        options["roofline"],
+    )
