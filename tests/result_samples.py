@@ -277,28 +277,48 @@ def _swept(capacity: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return fixed(told), [r for one in sent for r in one]
 
 
-def ratio(above: float, below: float, runs: int = 6, seed: int = 0) -> dict[str, Any]:
-    dense, pruned = _runs(above, runs, 10, seed), _runs(below, runs, 10, seed + 100)
-    medians = [[float(np.median(x)) for x in side] for side in (dense, pruned)]
+def told_ratio(above: list[list[float]], below: list[list[float]]) -> dict[str, Any]:
+    medians = [[float(np.median(x)) for x in side] for side in (above, below)]
     value, interval = paired_ratio(*medians)
-    return {
-        "ratio": value,
-        "interval": list(interval) if interval else INSUFFICIENT,
-        "verdict": verdict(interval),
+    ends = list(interval) if interval else INSUFFICIENT
+    return {"ratio": value, "interval": ends, "verdict": verdict(interval)}
+
+
+def ratio(
+    above: float, below: float, runs: int = 6, seed: int = 0, *, third: float | None = None
+) -> dict[str, Any]:
+    """Dense over pruned; with ``third`` the time of a third model too."""
+    dense, pruned = _runs(above, runs, 10, seed), _runs(below, runs, 10, seed + 100)
+    found = told_ratio(dense, pruned) | {
         "dense": of_runs(dense).to_json(),
         "pruned": of_runs(pruned).to_json(),
         "third": None,
     }
+    if third:
+        other = _runs(third, runs, 10, seed + 200)
+        found["third"] = told_ratio(dense, other) | {
+            "third": of_runs(other).to_json(),
+            "pruned_against_third": told_ratio(other, pruned),
+        }
+    return found
 
 
-def compare(speed: float = 1.24, runs: int = 6, **changes: Any) -> dict[str, Any]:
-    """Dense against pruned, at two batch sizes."""
+def compare(
+    speed: float = 1.24, runs: int = 6, third: float | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Dense against pruned, at two batch sizes; ``third`` is the speed of a third model."""
     cells = []
     for batch, prompt in ((1, 128), (8, 128), (8, 1024)):
         slow, fast = cell(batch, prompt, 128), cell(batch, prompt, 128, speed=speed)
         names = ("prefill_s", "ttft_s", "tpot_s", "e2e_s")
         ratios = {
-            n: ratio(slow[n]["median"], fast[n]["median"], runs, seed=batch + i)
+            n: ratio(
+                slow[n]["median"],
+                fast[n]["median"],
+                runs,
+                seed=batch + i,
+                third=slow[n]["median"] / third if third else None,
+            )
             for i, n in enumerate(names)
         }
         sizes = {"batch": batch, "prompt_tokens": prompt, "output_tokens": 128}
@@ -313,7 +333,7 @@ def compare(speed: float = 1.24, runs: int = 6, **changes: Any) -> dict[str, Any
         problems=[],
         dense=artefact(),
         pruned=artefact("llama-7b-p25", 0.75),
-        third=None,
+        third=artefact("llama-7b-shallow", 0.76) if third else None,
         engine="transformers",
         protocol={"rounds": 6, "order": "ABBA", "trials": 10, "warmup": 3},
         cells=cells,

@@ -197,6 +197,9 @@ def _memory(memory: dict[str, dict[str, Any]]) -> str:
     kv, process = memory["kv"], memory["process"]
     tokens = kv["token_capacity"]
     room = "" if tokens is None else f", room for {tokens:,} tokens ({kv['token_capacity_source']})"
+    taken = kv["measured_bytes_per_token"]
+    if taken is not None and round(taken) != kv["bytes_per_token"]:
+        room = f", {taken:,.0f} as the engine keeps it{room}"
     lines = [
         f"weights   {size('weights', 'file_bytes')} in files, {size('weights', 'resident_bytes')} "
         "in memory",

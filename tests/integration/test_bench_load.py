@@ -96,7 +96,9 @@ def test_an_open_loop_has_levels_and_a_seed(load):
 
 def test_a_trace_is_replayed(load, tmp_path):
     path = tmp_path / "trace.jsonl"
-    rows = [{"at_s": i / 20, "prompt_tokens": i + 1, "output_tokens": 3} for i in range(12)]
+    rows: list[dict[str, Any]] = [
+        {"at_s": i / 20, "prompt_tokens": i + 1, "output_tokens": 3} for i in range(12)
+    ]
     rows[3] = {"at_s": 0.15, "prompt": "Once upon a time", "output_tokens": 2}
     path.write_text("\n".join(map(json.dumps, rows)))
     with serving(QUICK) as url:
@@ -145,10 +147,11 @@ def test_a_key_opens_the_server_and_is_told_nobody(load, tmp_path, monkeypatch):
     assert "sesame" not in json.dumps(told.document)
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_what_the_server_can_do_and_goes_beyond(load):
     truth = Truth(ttft_s=0.04, gap_s=0.02 / 3, places=2)  # 60 ms: 33 a second
     with serving(truth) as url:
-        told = load(url, "--sweep", "--duration", "2.5", "--warmup", "3")
+        told = load(url, "--sweep", "--duration", "1.5", "--warmup", "3")
     assert told.code == 0, told.lines
     found = told.document["search"]["saturation_rps"]
     assert found == pytest.approx(2 / truth.service_s(4), rel=0.15)

@@ -180,7 +180,8 @@ def test_the_manifest_tells_what_was_done_and_is_true(pruned: PruneRun) -> None:
     manifest = json.loads((pruned.out / "slimgpt.json").read_text())
     promised = "schema slimgpt_version source recipe shape parameters quality environment files"
     assert list(manifest) == promised.split()
-    assert manifest["source"].keys() == {"name", "digest"}
+    assert manifest["source"].keys() == {"name", "digest", "shape"}
+    assert manifest["source"]["shape"] == Checkpoint(MODEL).shape.to_manifest()
     layers = manifest["shape"]["layers"]
     assert layers == Checkpoint(pruned.out).shape.to_manifest()["layers"]
     assert manifest["parameters"] == json.loads(pruned.stdout)["parameters"]

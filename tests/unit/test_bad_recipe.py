@@ -9,7 +9,7 @@ import pytest
 from tests.recipes import PRUNE, RATIO, problems
 
 SOURCES = "give a list of file names or names"
-GATES = "perplexity_increase, kl, accuracy, weight_bytes, kv_bytes"
+GATES = "perplexity_increase, kl, accuracy, weight_bytes, kv_bytes, speedup"
 TEXT = "texts: [{file: t.txt}]"
 
 WRONG: dict[str, tuple[str, list[str]]] = {
@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "choice": (
         "prune: {ratio: 0.2, method: magic}",
-        ["r.yaml:1: prune.method 'magic': give exact or slimgpt"],
+        ["r.yaml:1: prune.method 'magic': give exact, slimgpt or depth"],
     ),
     "truth for a choice": (
         "prune: {ratio: 0.2, kv_heads: true}",

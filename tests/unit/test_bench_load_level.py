@@ -201,6 +201,9 @@ def test_a_client_that_keeps_up_is_not_blamed():
     run.health.lags = [0.001] * 97 + [0.3] * 3  # a busy machine wakes anyone late now and then
     assert not _reasons(run)
     assert not judge_client(Run(), math.nan).saturated
+    short = run_of([record(0, 0.0, released=0.2, sent=0.2)], 0.1)  # one wake-up tells nothing
+    short.health.lags, short.health.cpu_s = [0.2], 9.9
+    assert not _reasons(short)
 
 
 def test_a_client_that_does_not_is_found_out():

@@ -51,7 +51,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "body, list": (["--rate", "1", "--extra-body", "[]"], "--extra-body is no object"),
     "ours": (["--rate", "1", "--extra-body", '{"stream": false}'], "--extra-body sets stream"),
     "slo": (["--rate", "1", "--slo", "/nowhere"], "--slo /nowhere can't be read"),
-    "artefact": (["--rate", "1", "--artefact", "/nowhere"], "/nowhere"),
+    "artefact": (["--rate", "1", "--artefact", "/nowhere"], "--artefact /nowhere is no directory"),
+    "tokenizer": (["--rate", "1", "--tokenizer", "/x"], "--tokenizer /x is no directory"),
 }
 
 
@@ -121,7 +122,7 @@ def test_a_key_that_is_none_or_everybodys_is_refused(tmp_path):
     path = tmp_path / "key"
     path.write_text("sesame")
     path.chmod(0o644)
-    with pytest.raises(UsageError, match="--api-key-file .* can be read by every user"):
+    with pytest.raises(UsageError, match=r"--api-key-file .* can be read by every user"):
         read_key(path, {})
     with pytest.raises(UsageError, match=f"{KEY_VARIABLE} holds more than a key"):
         read_key(None, {KEY_VARIABLE: "two words"})

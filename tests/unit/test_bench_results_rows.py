@@ -53,6 +53,23 @@ def test_a_comparison_has_both_sides_and_the_ratio_with_its_verdict():
     assert found[2]["verdict"] == "faster"
 
 
+def test_a_third_model_has_its_own_rows():
+    found = [r for r in rows(samples.compare(third=1.1)) if r["quantity"].startswith("e2e_s")]
+    assert [(r["artefact"], r["quantity"]) for r in found[3:6]] == [
+        ("llama-7b-shallow", "e2e_s"),
+        ("llama-7b-shallow", "e2e_s.dense_over_third"),
+        ("llama-7b-p25", "e2e_s.third_over_pruned"),
+    ]
+
+
+def test_numbers_of_the_baseline_are_those_of_the_dense_model():
+    number = samples.labelled(9, "replicas")
+    baseline = {"artefact": samples.artefact(), "plan": {"replicas": number}}
+    found = {r["quantity"]: r for r in rows(samples.capacity(baseline=baseline))}
+    assert found["baseline.plan.replicas"]["artefact"] == "llama-7b"
+    assert found["plan.replicas.point"]["artefact"] == "llama-7b-p25"
+
+
 def test_levels_tell_what_was_offered_and_how_many_were_answered():
     document, _ = samples.load()
     sent = [r for r in rows(document) if r["quantity"] == "requests.sent"]

@@ -48,7 +48,8 @@ def predict(
         outlook = Outlook(
             Model(dense.shape, _numbers(dense, dtype)),
             Model(pruned.shape, _numbers(pruned, dtype)),
-            find(HERE, device="cpu" if device == "cpu" else device),
+            # A worker sees its GPU alone, and numbers it anew.
+            find(HERE, device=options.device if options.device.startswith("cuda") else device),
             prompts_together=together,
         )
         cells = [
@@ -80,7 +81,8 @@ class _Apart:
     def __init__(
         self, options: LatencyOptions, device: str, dtype: str, settings: Mapping[str, Any]
     ) -> None:
-        self._options, self._device, self._dtype = options, device, dtype
+        self._options, self._dtype = options, dtype
+        self._device = device.partition(":")[0]
         self._threads = None if device.startswith("cuda") else settings.get("threads")
         self._environment = worker_environment(options, os.environ)
 

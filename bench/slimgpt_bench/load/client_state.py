@@ -15,6 +15,8 @@ LEAST_LATE_S, LATE_SHARE = 0.005, 0.05
 them half of the time is a part of what it measures."""
 LEAST_TAIL_S, TAIL_SHARE = 0.05, 0.25
 """Likewise, for its 95th percentile: a busy machine wakes anyone late now and then."""
+FEWEST = 20
+"""Looks and requests for a 95th percentile; of fewer nothing is said."""
 BUSY_SHARE = 0.9
 """Of a core: beyond it an event loop has a queue of its own."""
 
@@ -72,11 +74,15 @@ def judge_client(run: Run, typical_s: float) -> ClientState:
     reasons = []
     if run.hopeless:
         reasons.append(f"it gave up, {run.records[-1].late_s:.1f} s behind its schedule")
-    for what, found in (("requests were", late), ("its event loop was", lag)):
+    looked = (
+        ("requests were", late, len(run.records)),
+        ("its event loop was", lag, len(run.health.lags)),
+    )
+    for what, found, number in looked:
         over = [p for p, limit in limits.items() if found[p] > limit]
-        if over:
+        if over and number >= FEWEST:
             reasons.append(f"{what} {found[over[0]] * 1e3:.0f} ms late ({_PERCENTILES[over[0]]})")
-    if share > BUSY_SHARE:
+    if share > BUSY_SHARE and len(run.health.lags) >= FEWEST:
         reasons.append(f"it used {share:.0%} of a core")
     if any(x.out_of_files for x in run.records):
         reasons.append("it had no file descriptor left for a connection (see ulimit -n)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 from slimgpt_bench.load.record import Phase, Record
 from slimgpt_bench.load.window import Run, Send, Tell, Window, give_up, record_of, watched
@@ -15,7 +16,7 @@ HOPELESS_S = 2.0
 _HOPELESS_DRAIN_S = 5.0
 _SOON_S = 0.05
 
-_One = Callable[[Request, Record], Awaitable[None]]
+_One = Callable[[Request, Record], Coroutine[Any, Any, None]]
 
 
 async def open_loop(
@@ -49,6 +50,9 @@ async def open_loop(
         level = _Level(run, window, tasks)
         await level.sow(requests, one)
         await level.drain()
+    for record in run.records:
+        if record.ended is None:  # cut off before it had begun
+            give_up(record)
     return run
 
 
@@ -79,13 +83,9 @@ class _Level:
                 self._run.hopeless, self._run.end = True, min(self._run.end, record.scheduled)
                 return
 
-    def _start(self, sending: Awaitable[None], phase: Phase) -> None:
+    def _start(self, sending: Coroutine[Any, Any, None], phase: Phase) -> None:
         kept = self._measured if phase == "measured" else self._others
-
-        async def run() -> None:
-            await sending
-
-        task = self._tasks.create_task(run())
+        task = self._tasks.create_task(sending)
         kept.add(task)
         task.add_done_callback(kept.discard)
 

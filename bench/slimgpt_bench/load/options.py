@@ -147,6 +147,9 @@ def check(options: LoadOptions) -> None:
             "--concurrency-cap is for open loops, and --concurrency is a cap by itself: leave one "
             "of them out"
         )
+    for flag, path in (("--artefact", options.artefact), ("--tokenizer", options.tokenizer)):
+        if path is not None and not path.is_dir():
+            raise UsageError(f"{flag} {path} is no directory: give that of the served model")
     taken = sorted(set(options.extra_body) & set(_OURS))
     if taken:
         raise UsageError(f"--extra-body sets {taken[0]}, which other options decide: leave it out")

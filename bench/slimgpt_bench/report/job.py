@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slimgpt.checkpoint.writer import write_text_durably
 from slimgpt.destination import require_writable
-from slimgpt.errors import UsageError
+from slimgpt.errors import IntegrityError, UsageError
 from slimgpt_bench.report.page import render
 from slimgpt_bench.report.runs import Pages, gather
 
@@ -31,7 +31,13 @@ def make_report(paths: Sequence[Path], file: Path, *, overwrite: bool = False) -
     """
     require_place(file, overwrite=overwrite)
     pages = gather(paths)
-    text = render(pages)
+    try:
+        text = render(pages)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as reason:
+        # The schema leaves much free that measurements may add; files may come from anyone.
+        raise IntegrityError(
+            f"what these results tell can't be shown, so one of them is damaged: {reason!r:.200}"
+        ) from reason
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_durably(file, text)
     return pages

@@ -53,7 +53,7 @@ def rows(document: Mapping[str, Any]) -> Iterator[Row]:
             for judged in document["models"]:
                 yield from _judged(judged, base | _model(judged["artefact"]))
         case "capacity":
-            yield from _labelled(document, base | _model(document["artefact"]), "")
+            yield from _labelled(document, base, "")
         case _:
             yield from _measured(document, base | _model(document["artefact"]))
 
@@ -126,16 +126,23 @@ def _compared(document: Mapping[str, Any], base: Row) -> Iterator[Row]:
         for name, found in cell.items():
             if not isinstance(found, Mapping) or "verdict" not in found:
                 continue
-            for side, model in models.items():
-                if model and is_quantity(found.get(side)):
-                    yield here | model | _quantity(name, found[side])
-            ratio = {"quantity": f"{name}.dense_over_pruned", "value": found["ratio"]}
-            ends = _ends("", found["interval"])
-            yield here | models["pruned"] | ratio | ends | {"verdict": found["verdict"]}
+            for side in ("dense", "pruned"):
+                yield here | models[side] | _quantity(name, found[side])
+            yield here | models["pruned"] | _ratio(f"{name}.dense_over_pruned", found)
+            if third := found["third"]:
+                yield here | models["third"] | _quantity(name, third["third"])
+                yield here | models["third"] | _ratio(f"{name}.dense_over_third", third)
+                beside = third["pruned_against_third"]
+                yield here | models["pruned"] | _ratio(f"{name}.third_over_pruned", beside)
     for kind, entry in document["memory"].items():
         for side in ("dense", "pruned", "third"):
             if models.get(side) and isinstance(entry.get(side), Mapping):
                 yield from _memory({kind: entry[side]}, base | models[side])
+
+
+def _ratio(name: str, told: Mapping[str, Any]) -> Row:
+    row = {"quantity": name, "value": told["ratio"], "verdict": told["verdict"]}
+    return row | _ends("", told["interval"])
 
 
 def _memory(memory: Mapping[str, Mapping[str, Any]], base: Row) -> Iterator[Row]:
@@ -157,8 +164,9 @@ def _labelled(value: Any, base: Row, path: str) -> Iterator[Row]:
         told = {k: value[k] for k in ("value", "unit", "label")}
         yield base | told | {"quantity": path}
         return
+    of = base | _model(value["artefact"]) if value.get("artefact") else base
     for name, entry in value.items():
-        yield from _labelled(entry, base, f"{path}.{name}" if path else str(name))
+        yield from _labelled(entry, of, f"{path}.{name}" if path else str(name))
 
 
 def _place(cell: Mapping[str, Any]) -> Row:

@@ -22,8 +22,10 @@ def series_of(pages: Pages, documents: Sequence[Mapping[str, Any]]) -> tuple[Ser
 
 
 def name_of(pages: Pages, document: Mapping[str, Any]) -> str:
-    """Of the model of a result, or of what was asked where nobody told the model."""
+    """Of the model of a result, with its run where several are of it; else of what was asked."""
     if document["artefact"]:
-        return pages.model(document["artefact"]).name
+        name = pages.model(document["artefact"]).name
+        alike = [x for x in pages.of(document["kind"]) if x["artefact"] == document["artefact"]]
+        return f"{name}, run {pages.results.index(document) + 1}" if len(alike) > 1 else name
     target = document.get("target") or {}
     return str(target.get("model") or target.get("url") or "unknown model")

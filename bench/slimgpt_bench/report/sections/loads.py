@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from slimgpt_bench.report.blocks import Block, Cell, Chart, Charts, Heading, Section, Series, Table
@@ -31,8 +31,14 @@ def load(pages: Pages) -> Section | None:
 
 
 def attained(document: Document) -> tuple[float, Mapping[str, Any]] | None:
-    """The highest offered rate of a valid level whose whole interval meets the SLO."""
-    slo = document["slo"]
+    """The highest offered rate of a valid level whose whole interval meets the SLO.
+
+    Of a search for that rate it is the one that the search settled on.
+    """
+    slo, search = document["slo"], document["search"] or {}
+    settled = search.get("rate_rps") if search.get("kind") == "slo" else None
+    if search.get("kind") == "slo" and settled is None:
+        return None
     found = [
         (level["offered"]["rate_rps"], level["attainment"])
         for level in document["levels"]
@@ -41,8 +47,9 @@ def attained(document: Document) -> tuple[float, Mapping[str, Any]] | None:
         and level["attainment"]
         and "rate_rps" in level["offered"]
         and level["attainment"]["interval"][0] >= slo["attainment"]
+        and settled in (None, level["offered"]["rate_rps"])
     ]
-    return max(found, key=lambda x: x[0]) if found else None
+    return max(found, key=lambda x: x[0], default=None)
 
 
 def _alike(pages: Pages) -> list[list[Document]]:
@@ -104,7 +111,7 @@ def _times(
                 scaled = (span[0] / unit.size, span[1] / unit.size) if span else None
                 x = float(level["offered"][at])
                 dots.append(Dot(x, value / unit.size, scaled, _flagged(level)))
-        drawn.append(Curve(one, tuple(dots)))
+        drawn.append(Curve(one, _sorted(dots)))
     bound = ((group[0]["slo"] or {}).get("objectives") or {}).get(name)
     frame = Frame(
         f"{key}-{name}-{which}",
@@ -121,7 +128,7 @@ def _share(key: str, group: Sequence[Document], series: Sequence[Series]) -> Cha
     at, x_name = _axis(group[0])
     drawn = []
     for document, one in zip(group, series, strict=True):
-        dots = tuple(
+        dots = _sorted(
             Dot(
                 float(level["offered"][at]),
                 level["attainment"]["value"],
@@ -145,6 +152,11 @@ def _share(key: str, group: Sequence[Document], series: Sequence[Series]) -> Cha
         share=True,
     )
     return curves(frame, drawn)
+
+
+def _sorted(dots: Iterable[Dot]) -> tuple[Dot, ...]:
+    """From left to right: a search goes back and forth."""
+    return tuple(sorted(dots, key=lambda dot: dot.x))
 
 
 def _of(document: Document, name: str) -> list[Mapping[str, Any]]:

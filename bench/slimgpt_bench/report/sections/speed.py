@@ -25,7 +25,6 @@ from slimgpt_bench.report.sections.cells import (
     machine,
     place,
     quantity,
-    scaled,
 )
 from slimgpt_bench.report.sections.predictions import predictions
 from slimgpt_bench.report.told import interval, medians, number, seconds_unit
@@ -62,7 +61,7 @@ def _part(pages: Pages, document: Mapping[str, Any], key: str) -> list[Block]:
         blocks.append(Charts(tuple(charts), tuple(series) if len(series) > 1 else ()))
     blocks.append(_table(cells, names, dense.name, pruned.name))
     if document["third"]:
-        blocks.append(_third(cells, names, series[1].name))
+        blocks.append(_third(cells, names, (dense.name, pruned.name, series[1].name)))
     return [*blocks, *predictions(document["predicted"])]
 
 
@@ -75,7 +74,7 @@ def _chart(
         entries = tuple(
             Entry(one, of["ratio"], ends(of["interval"]))
             for one, of in zip(series, found, strict=False)
-            if of and isinstance(of.get("ratio"), int | float)
+            if of and isinstance(of["ratio"], int | float)
         )
         if entries:
             rows.append(Row(place(cell), entries))
@@ -98,19 +97,27 @@ def _row(cell: Mapping[str, Any], name: str) -> tuple[str | Cell, ...]:
         place(cell),
         quantity(found["dense"], unit),
         quantity(found["pruned"], unit),
-        Cell(number(found["ratio"]), interval(found["interval"])),
-        Cell(found["verdict"], mark=VERDICTS[found["verdict"]]),
+        *_told(found),
     )
 
 
-def _third(cells: Sequence[Mapping[str, Any]], names: Sequence[str], third: str) -> Table:
-    rows = []
+def _third(
+    cells: Sequence[Mapping[str, Any]], names: Sequence[str], models: tuple[str, str, str]
+) -> Table:
+    dense, pruned, third = models
+    rows: list[tuple[str | Cell, ...]] = []
     for name in names:
         for cell in cells:
-            found = cell[name]["third"] or {}
-            said = str(found.get("verdict", "unresolved"))
-            ratio = Cell(scaled(found.get("ratio")), interval(found.get("interval")))
-            verdict = Cell(said, mark=VERDICTS.get(said, "unsure"))
-            rows.append((NAMES[name], place(cell), ratio, verdict))
-    header = ("Quantity", "Batch × prompt → output", "Ratio", "Verdict")
-    return Table(f"{third} against dense", header, tuple(rows), words=frozenset({1, 3}))
+            if found := cell[name]["third"]:
+                told = [x for x in (found, found["pruned_against_third"]) for x in _told(x)]
+                rows.append((NAMES[name], place(cell), *told))
+    against = (f"{third} against {dense}", f"{pruned} against {third}")
+    ratios = (x for name in against for x in (name, "verdict"))
+    header = ("Quantity", "Batch × prompt → output", *ratios)
+    return Table("The third model", header, tuple(rows), words=frozenset({1, 3, 5}))
+
+
+def _told(found: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """A ratio and its verdict."""
+    ratio = Cell(number(found["ratio"]), interval(found["interval"]))
+    return ratio, Cell(found["verdict"], mark=VERDICTS[found["verdict"]])

@@ -9,7 +9,7 @@ from typing import Any
 from slimgpt_bench.intervals import INSUFFICIENT
 from slimgpt_bench.report.blocks import Block, Fact, Facts, Mark, Prose, Section
 from slimgpt_bench.report.runs import Model, Pages, is_pruned
-from slimgpt_bench.report.sections.cells import VERDICTS, machine, place
+from slimgpt_bench.report.sections.cells import NAMES, VERDICTS, machine, place
 from slimgpt_bench.report.sections.drawn import name_of
 from slimgpt_bench.report.sections.loads import attained
 from slimgpt_bench.report.sections.speed import QUANTITIES
@@ -83,7 +83,7 @@ def _accelerators(document: Document) -> Mapping[str, Any]:
 
 def _speed(pages: Pages, document: Document) -> str:
     dense, pruned = (pages.model(document[side]).name for side in ("dense", "pruned"))
-    found = document["tpot_s"]
+    found = document[_headline(document)]
     if not document["valid"]:
         return f"The comparison of {pruned} with {dense} is not valid."
     ratio = f"{number(found['ratio'])} {interval(found['interval'])}"
@@ -95,6 +95,11 @@ def _speed(pages: Pages, document: Document) -> str:
         case "no difference":
             return f"{pruned} generates as fast as {dense}: {ratio}."
     return f"Whether {pruned} generates faster than {dense} can't be told: {ratio}."
+
+
+def _headline(document: Document) -> str:
+    """Time per output token, or the whole time where there is but one."""
+    return "tpot_s" if document["cells"][0]["output_tokens"] > 1 else "e2e_s"
 
 
 def _size(model: Model, name: str) -> Iterator[str]:
@@ -115,16 +120,17 @@ def _at(text: Mapping[str, Any] | None) -> str:
 
 def _speed_facts(pages: Pages) -> Iterator[Fact]:
     for document in pages.of("compare"):
-        first, found = document["cells"][0], document["tpot_s"]
+        first, name = document["cells"][0], _headline(document)
+        found = document[name]
         verdicts = Counter(
-            cell[name]["verdict"] for cell in document["cells"] for name in QUANTITIES
+            cell[kind]["verdict"] for cell in document["cells"] for kind in QUANTITIES
         )
         tally = ", ".join(f"{n} {kind}" for kind, n in verdicts.items())
         mark: Mark = VERDICTS[found["verdict"]] if document["valid"] else "bad"
         said = found["verdict"] if document["valid"] else "not valid"
         yield Fact(
             f"{number(found['ratio'])}×" if found["ratio"] != INSUFFICIENT else INSUFFICIENT,
-            _of(pages, "speed per output token", document["pruned"]),
+            _of(pages, f"speed, {NAMES[name].lower()}", document["pruned"]),
             f"{said}, {interval(found['interval'])}; {place(first)} tokens, {document['engine']} "
             f"on {machine(document)}. All cells and quantities: {tally}.",
             mark,

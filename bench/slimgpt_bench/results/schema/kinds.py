@@ -21,6 +21,7 @@ from slimgpt_bench.results.schema.parts import (
     Ratio,
     Requests,
     Share,
+    Slo,
 )
 
 Memory = dict[str, dict[str, Any]]
@@ -83,13 +84,21 @@ class Level(Part):
     problems: list[str]
 
 
+class Target(Part):
+    """The server that was asked, and what it tells of itself."""
+
+    url: str
+    model: str | None
+    server: dict[str, Any] | None
+
+
 class Load(Envelope):
     """How a server does under load; the quantities at the top are the first level's."""
 
     kind: Literal["load"]
-    target: dict[str, Any]
+    target: Target
     load: dict[str, Any]
-    slo: dict[str, Any] | None
+    slo: Slo | None
     levels: list[Level] = Field(min_length=1)
     search: dict[str, Any] | None
     ttft_s: Quantity
@@ -112,6 +121,14 @@ class Pair(Part):
     e2e_s: Ratio
 
 
+class Sides(Part):
+    """One kind of memory of each model."""
+
+    dense: dict[str, Any] | None = None
+    pruned: dict[str, Any] | None = None
+    third: dict[str, Any] | None = None
+
+
 class Compare(Envelope):
     """Two models in one experiment; the ratios at the top are the first cell's."""
 
@@ -122,7 +139,7 @@ class Compare(Envelope):
     engine: str
     protocol: dict[str, Any]
     cells: list[Pair] = Field(min_length=1)
-    memory: Memory
+    memory: dict[str, Sides]
     predicted: dict[str, Any] | None
     differences: list[str]
     ttft_s: Ratio
@@ -164,7 +181,7 @@ class Capacity(Envelope):
 
     kind: Literal["capacity"]
     traffic: dict[str, Any]
-    slo: dict[str, Any]
+    slo: Slo
     accelerator: dict[str, Any]
     replica: Replica
     plan: Plan

@@ -58,15 +58,12 @@ class Share(Part):
     effective_n: Amount
 
 
-class Ratio(Part):
-    """Time of the dense model over time of the other: above 1 the other is faster."""
+class Told(Part):
+    """Time of one model over time of another: above 1 the other is faster."""
 
     ratio: Amount | Insufficient
     interval: Ends | Insufficient
     verdict: Verdict
-    dense: Quantity
-    pruned: Quantity
-    third: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
@@ -75,6 +72,29 @@ class Ratio(Part):
         if self.interval == "insufficient" and self.verdict != "unresolved":
             raise ValueError("a verdict without an interval")
         return self
+
+
+class Third(Told):
+    """The dense model over a third one, and that one over the pruned."""
+
+    third: Quantity
+    pruned_against_third: Told
+
+
+class Ratio(Told):
+    """The dense model over the pruned one."""
+
+    dense: Quantity
+    pruned: Quantity
+    third: Third | None
+
+
+class Slo(Part):
+    """What requests were to meet."""
+
+    objectives: dict[str, Amount]
+    attainment: Portion
+    digest: Digest
 
 
 class Requests(Part):
