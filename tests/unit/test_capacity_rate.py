@@ -68,6 +68,15 @@ def test_a_growing_queue_is_never_sure() -> None:
     assert found.levels[1].against(SLO) == "unresolved"
 
 
+def test_one_run_of_several_whose_queue_seems_to_grow_is_outvoted() -> None:
+    raw = [
+        Raw(2, 60.0, saturated, tuple(Outcome(500).requests(0)), run)
+        for run, saturated in (("a", True), ("b", False), ("c", False))
+    ]
+    assert judged(raw, SLO)[0].against(SLO) == "met"
+    assert judged(raw[:1], SLO)[0].against(SLO) == "unresolved"
+
+
 def test_what_is_met_above_a_miss_is_not_used() -> None:
     found = _rate({2: Outcome(500), 4: Outcome(100, 400), 8: Outcome(500)})
     assert _values(found) == (2, 2, 4)

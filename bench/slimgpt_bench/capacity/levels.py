@@ -99,7 +99,7 @@ def _judged(rate: float, same: Sequence[Raw], slo: Slo) -> Level:
     return Level(
         rate_rps=rate,
         attainment=share_of([meets(x, slo) for x in requests], slo.confidence),
-        saturated=any(level.saturated for level in same),
+        saturated=2 * sum(level.saturated for level in same) > len(same),
         in_flight=sum(float(x["e2e_s"]) for x in ok) / duration,
         misses=_misses(requests, slo),
         seconds={name: _times([x[raw] for x in ok]) for name, raw in _TIMES.items()},

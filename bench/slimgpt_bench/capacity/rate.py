@@ -23,7 +23,7 @@ class Level:
     Attributes:
         rate_rps: offered, in an open loop.
         attainment: share of all requests that met the SLO, failures among those that did not.
-        saturated: the queue grew, so that no share of it would last.
+        saturated: the queue grew in most of its runs, so that no share of it would last.
         in_flight: requests under way on average, by Little's law.
         misses: requests that missed each bound, or failed.
         seconds: median and p95 of what was measured; p95 is None with too few requests.
