@@ -18,7 +18,7 @@ from slimgpt.release.manifest import read_manifest
 from slimgpt.shape import LayerShape, ModelShape
 from slimgpt_serve.preflight.artefact import artefact_digest, read_artefact
 
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def environment(device: str = "cpu", packages: Sequence[str] = PACKAGES) -> dict
     """The machine and the versions.
 
     Args:
-        device: ``cpu``, or ``cuda`` with or without a number, which adds the GPUs.
+        device: ``cpu``, or ``cuda`` with or without a number.
         packages: whose versions are told, where they are installed.
     """
     found: dict[str, Any] = {
@@ -40,7 +40,9 @@ def environment(device: str = "cpu", packages: Sequence[str] = PACKAGES) -> dict
         "load_average": _load(),
         "commit": _commit(),
     }
-    return found | ({"gpus": _gpus()} if device.startswith("cuda") else {})
+    # A client on the CPU may well ask a server on this machine's GPU.
+    seen = _gpus()
+    return found | ({"gpus": seen} if seen or device.startswith("cuda") else {})
 
 
 def command() -> list[str]:

@@ -78,9 +78,7 @@ _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
 @click.option(
     "--quantity",
     type=click.Choice(_QUANTITIES),
-    default="e2e_s",
-    show_default=True,
-    help="Whose ratio --require-speedup is held against, of the first setting.",
+    help="Whose ratio --require-speedup is held against, of the first setting.  [default: e2e_s]",
 )
 @click.option(
     "--compile/--eager",
@@ -108,7 +106,7 @@ def compare(
     out: str,
     third: str | None,
     require_speedup: float | None,
-    quantity: str,
+    quantity: str | None,
     save: Path | None,
     **options: Any,
 ) -> None:
@@ -123,8 +121,8 @@ def compare(
     job: Any = importlib.import_module("slimgpt_bench.compare.job")
     decision: Any = importlib.import_module("slimgpt_bench.compare.decision")
     results: Any = importlib.import_module("slimgpt_bench.results")
-    decision.require_required(require_speedup)
     asked = _asked(job, third, options)
+    decision.require_required(require_speedup, quantity, asked.rounds, asked.latency.cells[0])
     if save:
         results.require_free(save)
     found = job.compare(locate(dense), locate(out), asked, console)
@@ -132,7 +130,7 @@ def compare(
         results.save(save, found.document, found.records())
     shown: Any = importlib.import_module("slimgpt_bench.compare.page")
     console.result(found.document, shown.page(found.document))
-    decision.decide(found.document, speedup=require_speedup, quantity=quantity)
+    decision.decide(found.document, speedup=require_speedup, quantity=quantity or decision.E2E)
 
 
 def _asked(job: Any, third: str | None, options: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 
 def _asked(command: Callable[..., None]) -> Callable[..., None]:
     """What is planned for, and what it rests on."""
-    for option in (
+    options = (
         click.option("--traffic", type=_FILE, required=True, help="Rates and lengths (YAML)."),
         click.option("--slo", type=_FILE, required=True, help="Bounds of every request (YAML)."),
         click.option(
@@ -38,14 +38,15 @@ def _asked(command: Callable[..., None]) -> Callable[..., None]:
             "--baseline-evidence", type=_PATH, multiple=True, help="The same of --baseline."
         ),
         click.option("--price", type=float, help="Of an accelerator an hour; without it no money."),
-    ):
+    )
+    for option in reversed(options):  # the first stands first in --help
         command = option(command)
     return command
 
 
 def _served(command: Callable[..., None]) -> Callable[..., None]:
     """How a replica is served, and what is added."""
-    for option in (
+    options = (
         click.option(
             "--utilization",
             type=float,
@@ -86,14 +87,15 @@ def _served(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Of the roofline's speed, assumed where nothing was measured.",
         ),
-    ):
+    )
+    for option in reversed(options):  # the first stands first in --help
         command = option(command)
     return command
 
 
 def _results(command: Callable[..., None]) -> Callable[..., None]:
     """What is made of it."""
-    for option in (
+    options = (
         click.option("--verify", help="Address of a live replica: runs the planned rate on it."),
         click.option(
             "--duration",
@@ -107,7 +109,8 @@ def _results(command: Callable[..., None]) -> Callable[..., None]:
             "--write", type=_PATH, help="Directory for alert rules and autoscalers of this plan."
         ),
         click.option("--save", type=_PATH, help="Directory for the result."),
-    ):
+    )
+    for option in reversed(options):  # the first stands first in --help
         command = option(command)
     return command
 
@@ -137,7 +140,7 @@ def capacity(
     if write:
         operations.require_free(write)
     found = job.plan_capacity(_options(model, given), console)
-    if write and not found.side.unresolved:
+    if write and not found.problem:  # nobody should run what was refuted
         for name in operations.write_operations(write, found.side, found.terms):
             console.message(f"wrote {write / name}")
     if save:

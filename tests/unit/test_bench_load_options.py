@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,13 @@ def test_options_say_what_kind_of_load_it_is(options: dict[str, Any], mode, arri
 )
 def test_a_warmup_is_in_requests_or_seconds(text, warmup):
     assert Warmup.parse(text) == warmup
+
+
+def test_without_its_extra_it_says_what_to_install(monkeypatch, capsys):
+    for name in [x for x in sys.modules if x.startswith("slimgpt_bench.load.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    assert run(["bench", "load", URL, "--rate", "1"]) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert "slimgpt bench load needs an optional package" in line
+    assert "slimgpt[bench]" in line

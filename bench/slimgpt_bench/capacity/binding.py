@@ -9,7 +9,7 @@ import numpy as np
 from slimgpt_bench.capacity.fluid import Fluid
 from slimgpt_bench.capacity.number import Number
 from slimgpt_bench.capacity.rate import Rate
-from slimgpt_bench.slo import Slo
+from slimgpt_bench.slo import OBJECTIVES, Slo
 
 _BUSY = 0.5
 """A resource of which less than this is taken binds nothing."""
@@ -81,10 +81,8 @@ def _highest(rate: Rate) -> float | None:
 def _missed_first(rate: Rate, slo: Slo) -> str | None:
     """What most requests miss at the lowest rate that misses the SLO."""
     missed = next((x for x in rate.levels if x.against(slo) == "missed"), None)
-    if missed is None or not missed.misses:
-        return None
-    found = max(missed.misses, key=lambda name: missed.misses[name])
-    return None if found.startswith("failed") else found
+    bounds = {k: n for k, n in missed.misses.items() if k in OBJECTIVES} if missed else {}
+    return max(bounds, key=lambda name: bounds[name]) if bounds else None
 
 
 def _reached(rate: Rate, fluid: Fluid, slo: Slo) -> str | None:

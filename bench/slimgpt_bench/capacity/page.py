@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimgpt.resources import human_bytes
+from slimgpt_bench.accelerators import HERE
 from slimgpt_bench.capacity.job import NOTHING_MEASURED
 
 _UNKNOWN = "not known"
@@ -37,9 +38,10 @@ def _plan(document: Document) -> Iterator[str]:
         yield "Plan      none: how many replicas are enough can't be told (see below)"
     else:
         bounds = plan["accelerators"]
+        device = "this machine" if accelerator["name"] == HERE else accelerator["name"]
         yield (
             f"Plan      {replicas} replicas of {document['artefact']['name']}, "
-            f"{plan['spare']['value']} of them spare: {devices} x {accelerator['name']} "
+            f"{plan['spare']['value']} of them spare: {devices} x {device} "
             f"({_short(bounds['lower'])} to {_short(bounds['upper'])})"
         )
     yield (

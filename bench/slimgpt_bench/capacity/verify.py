@@ -18,7 +18,6 @@ from slimgpt_bench.capacity.levels import judged, raw_levels
 from slimgpt_bench.capacity.rate import Level
 from slimgpt_bench.capacity.side import Side, Terms
 from slimgpt_bench.intervals import INSUFFICIENT
-from slimgpt_bench.load.job import run_load
 from slimgpt_bench.load.options import LoadOptions, Warmup
 from slimgpt_bench.slo import Slo
 from slimgpt_bench.workload.arrivals import Arrivals
@@ -114,6 +113,8 @@ def verify(
         EnvironmentProblem: the replica does not answer.
         UsageError: it serves another model.
     """
+    from slimgpt_bench.load.job import run_load  # needs an extra that planning does without
+
     rate = side.plan.per_replica_rps.value or 0.0
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "planned.jsonl"

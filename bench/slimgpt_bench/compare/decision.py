@@ -11,20 +11,43 @@ from slimgpt_bench.intervals import FEWEST
 from slimgpt_bench.latency import Cell
 
 
-def require_required(speedup: float | None) -> None:
+E2E = "e2e_s"
+
+
+def require_required(speedup: float | None, quantity: str | None, rounds: int, first: Cell) -> None:
     """Refuses a ``--require-speedup`` that no ratio can be held against.
 
+    Args:
+        speedup: least ratio; None requires nothing.
+        quantity: whose ratio that is; None is the default.
+        rounds: that will be run.
+        first: the cell that it is of.
+
     Raises:
-        UsageError: not above 0, or no number.
+        UsageError: not above 0, of a quantity that the cell has not, or of too few rounds.
     """
-    if speedup is not None and not 0 < speedup < float("inf"):
+    if speedup is None:
+        if quantity is not None:
+            raise UsageError("--quantity says what --require-speedup is about: give both")
+        return
+    if not 0 < speedup < float("inf"):
         raise UsageError(
             f"--require-speedup {speedup:g}: give a ratio above 0, like 1.2 for a fifth faster"
+        )
+    if rounds < FEWEST:
+        raise UsageError(
+            f"--require-speedup needs an interval, and --rounds {rounds} gives none: give {FEWEST} "
+            "or more"
+        )
+    if quantity == "tpot_s" and first.output_tokens == 1:
+        raise UsageError(
+            "--quantity tpot_s: a single token has no time per output token: give an --output of "
+            "2 or more"
         )
 
 
 def decide(
-    document: Mapping[str, Any], *, speedup: float | None = None, quantity: str = "e2e_s"
+    document: Mapping[str, Any], *, speedup: float | None = None, quantity: str = E2E
 ) -> None:
     """Passes if the comparison tells something, and what was required.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slimgpt.checkpoint.reader import MANIFEST
-from slimgpt.errors import UsageError
+from slimgpt.errors import SlimGPTError, UsageError
 from slimgpt.progress import Progress
 from slimgpt_bench.artefact import describe
 from slimgpt_bench.compare.by_depth import ByDepth, make_by_depth
@@ -88,12 +88,17 @@ def compare(dense: Path, pruned: Path, options: CompareOptions, progress: Progre
             cell_ratios(found, cell, third=len(sides) > 2, seed=latency.seed)
             for cell in latency.cells
         ]
-        memory = compare_memory(sides, latency, progress) if options.memory else {}
-        predicted = None
+        notes = [*_same(sides), *_unsteady(found, sides, latency)]
+        memory = predicted = None
+        if options.memory:
+            memory = _beside("memory", lambda: compare_memory(sides, latency, progress), notes)
         if options.roofline:
-            predicted = predict(sides, latency, found.settings, cells, progress)
+            predicted = _beside(
+                "the roofline",
+                lambda: predict(sides, latency, found.settings, cells, progress),
+                notes,
+            )
     problems = [*_failed(found, sides, latency)]
-    notes = [*_same(sides), *_unsteady(found, sides, latency)]
     artefacts: dict[str, dict[str, Any]] = {s.role: s.artefact.to_json() for s in sides}
     if made:
         artefacts[THIRD]["made"] = made.to_json()
@@ -111,7 +116,7 @@ def compare(dense: Path, pruned: Path, options: CompareOptions, progress: Progre
         settings=found.settings,
         protocol=_protocol(sides, latency, options),
         cells=cells,
-        memory=memory,
+        memory=memory or {},
         predicted=predicted,
         differences=[],
         **{name: cells[0][name] for name in QUANTITIES},
@@ -176,6 +181,15 @@ def _protocol(
         "ratio": "geometric mean over rounds of DENSE's time / OUT's time; above 1 OUT is faster",
         "interval": "95 %, Student's, of the logarithms of the rounds' ratios",
     }
+
+
+def _beside(what: str, measure: Callable[[], dict[str, Any]], notes: list[str]) -> Any:
+    """What stands beside the times; None and a note where it can't be had, as times are there."""
+    try:
+        return measure()
+    except SlimGPTError as reason:
+        notes.append(f"{what} is left out: {reason}")
+        return None
 
 
 def _failed(found: Experiment, sides: Sequence[Side], latency: LatencyOptions) -> Iterator[str]:

@@ -48,7 +48,7 @@ def predict(
         outlook = Outlook(
             Model(dense.shape, _numbers(dense, dtype)),
             Model(pruned.shape, _numbers(pruned, dtype)),
-            # A worker sees its GPU alone, and numbers it anew.
+            # A vLLM worker sees its GPU alone, and calls it by no number.
             find(HERE, device=options.device if options.device.startswith("cuda") else device),
             prompts_together=together,
         )
@@ -81,8 +81,8 @@ class _Apart:
     def __init__(
         self, options: LatencyOptions, device: str, dtype: str, settings: Mapping[str, Any]
     ) -> None:
-        self._options, self._dtype = options, dtype
-        self._device = device.partition(":")[0]
+        # As the engine says it, in the environment that the engine has: of the same GPU.
+        self._options, self._device, self._dtype = options, device, dtype
         self._threads = None if device.startswith("cuda") else settings.get("threads")
         self._environment = worker_environment(options, os.environ)
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from slimgpt.errors import Unresolved
 from slimgpt_bench.artefact import Artefact
+from slimgpt_bench.compare.number_format import QUANTISED, number_format
 from slimgpt_bench.latency import LatencyOptions
 
 Role = Literal["dense", "pruned", "third"]
 DENSE, PRUNED, THIRD = "dense", "pruned", "third"
-_QUANTISED = "quantised"
 _SHOWN_DIGITS = 12
 
 
@@ -88,6 +88,11 @@ def _differences(first: Side, other: Side, options: LatencyOptions) -> Iterator[
     ]
     if a.form == b.form and _stored_type_matters(a, b, options):
         pairs.append(("type of the weights", a.dtype, b.dtype, "give both in the same one"))
+        if a.dtype == b.dtype:
+            told = number_format(a), number_format(b)
+            pairs += [
+                (key, told[0][key], told[1][key], "give both in the same one") for key in told[0]
+            ]
     for what, x, y, way_out in pairs:
         if x != y:
             yield (
@@ -97,7 +102,7 @@ def _differences(first: Side, other: Side, options: LatencyOptions) -> Iterator[
 
 def _stored_type_matters(a: Artefact, b: Artefact, options: LatencyOptions) -> bool:
     """Not where both are converted to the type that is computed in."""
-    if a.form == "onnx" or _QUANTISED in (a.dtype, b.dtype):
+    if a.form == "onnx" or QUANTISED in (a.dtype, b.dtype):
         return True
     return options.dtype == "auto" and options.device != "cpu" and _on_gpu(options.device)
 

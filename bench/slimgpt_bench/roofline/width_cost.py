@@ -79,7 +79,8 @@ def measure_width(options: WidthCostOptions) -> WidthCost:
     if options.threads:
         torch.set_num_threads(options.threads)
     width, aligned = options.width, options.aligned
-    first, second = _Block(options, width), _Block(options, aligned)
+    copies = _copies(options)
+    first, second = _Block(options, width, copies), _Block(options, aligned, copies)
     repeats = max(first.repeats(), second.repeats())
     above, below = [], []
     for _ in range(options.rounds):
@@ -90,15 +91,22 @@ def measure_width(options: WidthCostOptions) -> WidthCost:
     return WidthCost(width, aligned, options.rows, ratio, interval, verdict(interval))
 
 
+def _copies(options: WidthCostOptions) -> int:
+    """The same number of both blocks: a pass of one takes all of them."""
+    import torch
+
+    kind: torch.dtype = getattr(torch, options.dtype)
+    size = 3 * options.hidden * max(options.width, options.aligned) * kind.itemsize
+    return max(1, min(options.layers, _MOST_BYTES // size))
+
+
 class _Block:
     """The products of one feed-forward block, of several layers in turn."""
 
-    def __init__(self, options: WidthCostOptions, width: int) -> None:
+    def __init__(self, options: WidthCostOptions, width: int, copies: int) -> None:
         import torch
 
         kind, hidden = getattr(torch, options.dtype), options.hidden
-        size = 3 * hidden * width * kind.itemsize
-        copies = max(1, min(options.layers, _MOST_BYTES // size))
         made = torch.Generator().manual_seed(0)
 
         def matrix(*shape: int) -> Any:
