@@ -7,6 +7,7 @@ A directory with ``known.json`` stands for a model. A worker finds the class by 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slimgpt.errors import IntegrityError
 from slimgpt_bench.latency.cells import Cell, LatencyOptions
 from slimgpt_bench.latency.trials import Times
 
@@ -37,8 +39,8 @@ def write_known(directory: Path, **known: Any) -> Path:
 
 class Known:
     """Reads ``prefill_s``, ``step_s``, ``slower`` (each trial by this share of the first),
-    ``held_bytes``, ``released_bytes``, ``held_as`` (bytearray or tensor), ``fault`` (nan, killed,
-    memory, broken) and ``settings``; all may be missing.
+    ``held_bytes``, ``released_bytes``, ``held_as`` (bytearray or tensor), ``fault`` (nan, nan late,
+    short, killed, memory, damaged, broken) and ``settings``; all may be missing.
     """
 
     def __init__(self, directory: Path, options: LatencyOptions) -> None:
@@ -54,7 +56,7 @@ class Known:
     def prepare(self, cell: Cell) -> None: ...
 
     def finite(self, prompts: Sequence[Sequence[int]], output_tokens: int) -> bool:
-        return self._known.get("fault") != "nan"
+        return bool(self._known.get("fault") != "nan")
 
     def time(self, prompts: Sequence[Sequence[int]], output_tokens: int) -> Times:
         self._fail()
@@ -66,6 +68,10 @@ class Known:
             time.sleep(self._known.get(seconds, 0) * pace)
             moments.append(time.perf_counter() - started)
         del released
+        if self._known.get("fault") == "nan late":
+            return Times(math.nan, (math.nan,) * output_tokens)
+        if self._known.get("fault") == "short":
+            moments.pop()
         return Times(moments[0], tuple(moments))
 
     def memory(self) -> dict[str, Any]:
@@ -92,5 +98,7 @@ class Known:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "memory":
             raise MemoryError
+        if fault == "damaged":
+            raise IntegrityError("the model is damaged")
         if fault == "broken":
             raise ValueError("the engine is broken")

@@ -94,6 +94,7 @@ class Server:
         self._came = itertools.count()
         self._random = random.Random(truth.seed)
         self._treated: list[str | None] = []
+        self._late: list[float] = []
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -103,6 +104,7 @@ class Server:
                 web.get("/version", self.version),
                 web.get("/metrics", self.metrics),
                 web.get("/truth", self.told),
+                web.get("/lateness", self.lateness),
                 web.post("/v1/completions", self.complete),
                 web.post("/v1/chat/completions", self.complete),
             ]
@@ -129,6 +131,11 @@ class Server:
     async def told(self, _: web.Request) -> web.Response:
         """How it treated each streamed request, in the order in which they came."""
         return web.json_response(self._treated)
+
+    async def lateness(self, _: web.Request) -> web.Response:
+        """By how many seconds tokens went out late: the 95th percentile."""
+        late = sorted(self._late)
+        return web.json_response(late[int(0.95 * len(late))] if late else 0.0)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         came = time.perf_counter()
@@ -198,7 +205,9 @@ class Server:
         for first in range(0, tokens, truth.chunk_tokens):
             here = min(truth.chunk_tokens, tokens - first)
             late = self._random.uniform(0, truth.jitter_s) if truth.jitter_s else 0.0
-            await _until(turn + truth.service_s(first + here) + late)
+            due = turn + truth.service_s(first + here) + late
+            await _until(due)
+            self._late.append(time.perf_counter() - due)
             if first and failure == "truncated":
                 assert request.transport
                 request.transport.abort()

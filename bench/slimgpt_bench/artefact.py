@@ -6,6 +6,7 @@ Read from config, headers and manifest: no weights, no torch.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.onnx_export import GRAPH, is_onnx, read_onnx
 from slimgpt.checkpoint.reader import BYTES_PER_VALUE, MANIFEST, read_config, read_headers
+from slimgpt.errors import IntegrityError
 from slimgpt.release.manifest import read_manifest
 from slimgpt.shape import LayerShape, ModelShape
 from slimgpt_serve.preflight.artefact import artefact_digest, read_artefact
@@ -78,7 +80,7 @@ def describe(directory: Path) -> Artefact:
     """Reads a model directory.
 
     Raises:
-        IntegrityError: it is damaged, or its parts disagree.
+        IntegrityError: it is damaged, its parts disagree, or its quality is no finite number.
         UsageError: the architecture or the number format is not supported.
         EnvironmentProblem: it is an export, and the package onnx is missing.
     """
@@ -86,7 +88,6 @@ def describe(directory: Path) -> Artefact:
     form, shape, dtype, cache, kv, size = (
         _export(directory) if is_onnx(directory) else _checkpoint(directory)
     )
-    quality = manifest.get("quality")
     return Artefact(
         name=directory.resolve().name,
         directory=directory,
@@ -99,7 +100,7 @@ def describe(directory: Path) -> Artefact:
         kv_bytes_per_token=kv,
         weight_bytes=size,
         context_length=read_config(directory, quantized=True).context_length,
-        quality=quality if isinstance(quality, dict) else {},
+        quality=_quality(manifest, directory),
         tokenizer_digest=tokenizer_digest(directory),
     )
 
@@ -122,6 +123,23 @@ def _export(directory: Path) -> _Read:
     size = sum(path.stat().st_size for path in directory.glob(f"{GRAPH}*"))
     shape = read_config(directory, quantized=True).shape
     return "onnx", shape, found.precision, found.dtype, found.kv_bytes(1, 1), size
+
+
+def _quality(manifest: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
+    """The manifest's entry, fit for a document.
+
+    Raises:
+        IntegrityError: it holds NaN or infinity, which Python reads and JSON does not have.
+    """
+    quality = manifest.get("quality")
+    try:
+        json.dumps(quality, allow_nan=False)
+    except ValueError:
+        raise IntegrityError(
+            f"{directory / MANIFEST} holds NaN or infinity under quality: a damaged manifest; take "
+            "the checkpoint from its source again"
+        ) from None
+    return quality if isinstance(quality, dict) else {}
 
 
 def _digest(directory: Path, form: str) -> str:

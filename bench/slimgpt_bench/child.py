@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +17,22 @@ from typing import Any, Self
 from slimgpt.errors import SlimGPTError
 
 _PATIENCE_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process should its parent be killed, when that can end nothing.
+
+    Else a measurement would go on, and slow down the next one. Called by the process itself, since
+    what runs between fork and exec may meet the locks of the parent's other threads.
+
+    Args:
+        parent: process id of whoever started this one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the kernel was asked
+        sys.exit("the process that asked is gone")
 
 
 class Child:
@@ -28,7 +47,10 @@ class Child:
     def __init__(
         self, name: str, module: str, first: Mapping[str, Any], environment: Mapping[str, str]
     ) -> None:
-        """Starts ``python -m module`` and sends it its first line.
+        """Starts ``python -m module PARENT`` and sends it its first line.
+
+        The module calls :func:`end_with_parent`; start it in a thread that outlives it, since Linux
+        takes the end of that thread for the parent's.
 
         Args:
             name: for messages.
@@ -41,7 +63,7 @@ class Child:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # -P: a folder in the working directory that is named like a package is not what is meant.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", "-m", module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -69,7 +91,7 @@ class Child:
         try:
             self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
@@ -85,8 +107,13 @@ class Child:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:  # whatever it is busy with, nobody waits for
-            self._process.kill()
+            self._kill()
         self.close()
+
+    def _kill(self) -> None:
+        """Ends the process and those that it started: they share its session."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _death(self, code: int) -> SlimGPTError:
         """What to raise for a process that ended with ``code`` before it answered."""

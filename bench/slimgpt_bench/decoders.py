@@ -154,18 +154,23 @@ class OnnxDecoder:
         runner: over the buffers of the cell that was prepared last.
     """
 
-    def __init__(self, export: Path, *, device: str, threads: int | None) -> None:
+    def __init__(
+        self, export: Path, *, device: str, threads: int | None, arena: bool = True
+    ) -> None:
         """Opens an export.
 
         Args:
             export: directory.
             device: ``auto``, ``cpu`` or ``cuda[:i]``.
             threads: of the session; None takes the cores that the process may use.
+            arena: ONNX Runtime keeps a CPU's memory from run to run.
         """
         from slimgpt_serve.onnx_runtime.artefact import read_artefact
         from slimgpt_serve.onnx_runtime.session import open_session
 
-        self.session = open_session(read_artefact(export), device=device, threads=threads)
+        self.session = open_session(
+            read_artefact(export), device=device, threads=threads, arena=arena
+        )
         self.runner: Any = None
 
     def prepare(self, length: Length, batch: int) -> None:

@@ -1,4 +1,4 @@
-"""One vLLM engine in a process of its own: ``python -m slimgpt_bench.engine_process``.
+"""One vLLM engine in a process of its own: ``python -m slimgpt_bench.engine_process PARENT``.
 
 The only module here that imports vLLM; a latency worker holds a :class:`Served` too. One JSON
 object a line comes in on standard input, the first with the options of ``LLM``; one a line goes out
@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
+
+from slimgpt_bench.child import end_with_parent
 
 _DRAFTS = "vllm:spec_decode_num_drafts"
 _DRAFTED = "vllm:spec_decode_num_draft_tokens"
@@ -117,14 +119,17 @@ class Served:
         return list(moments.values())
 
     def finite(self, prompts: Sequence[Sequence[int]], tokens: int) -> bool:
-        """Whether the log-probabilities of greedy answers are numbers."""
-        return all(
-            math.isfinite(entry.logprob)
+        """Whether there is a likeliest token at every step, whose log-probability is a number.
+
+        It is none where any logit is NaN or positive infinity.
+        """
+        told = [
+            all(math.isfinite(entry.logprob) for entry in entries.values())
             for step in self._steps(prompts, tokens, logprobs=1)
             for _, answer in step
             for entries in answer.logprobs or ()
-            for entry in entries.values()
-        )
+        ]
+        return len(told) == len(prompts) * tokens and all(told)
 
     def _steps(
         self, prompts: Sequence[Sequence[int]], tokens: int, logprobs: int | None = None
@@ -189,6 +194,7 @@ def _top(steps: Any) -> list[dict[str, float]]:
 
 def main() -> None:
     """Starts the engine of the first line, then answers line by line."""
+    end_with_parent(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

@@ -104,7 +104,9 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    said = _asked(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"])
+    # --dirty refreshes the index, which would take a lock that a commit of the user's may want.
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    said = _asked([*git, "describe", "--always", "--dirty", "--abbrev=40"])
     return said.strip() or None
 
 

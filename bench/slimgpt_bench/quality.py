@@ -12,6 +12,7 @@ from slimgpt.errors import UsageError
 from slimgpt.evaluate.judge import check, judge
 from slimgpt.evaluate.judgement import TextSpec
 from slimgpt.progress import Progress
+from slimgpt.resources import resolve_device
 from slimgpt_bench.artefact import Artefact, describe
 from slimgpt_bench.provenance import environment
 from slimgpt_bench.results import envelope
@@ -73,7 +74,7 @@ def bench_quality(
         "quality",
         artefact=described[0].to_json(),
         workload=_workload(judged[0]["texts"]),
-        environment=environment(device),
+        environment=environment(str(resolve_device(device)) if device == "auto" else device),
         valid=not problems,
         problems=problems,
         models=judged,

@@ -19,6 +19,8 @@ from slimgpt_bench.intervals import INSUFFICIENT, Interval, student_factor
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _BINS = 1024
+_ROUNDING = 1e-6
+"""Of counted values, which are whole."""
 _FEWEST_GROUPS = 6
 """Groups for a bootstrap: the extremes of five hold the median with 93.75 % only."""
 _QUANTILES = {"p95": 0.95, "p99": 0.99}
@@ -151,9 +153,13 @@ def _ends(
     whole = np.cumsum(weights @ counts, axis=1)
     tail = _expanded_tail(level_of)
     for share in shares:
-        # The first bin at which the share is reached or passed.
-        places = np.argmax(whole >= share * whole[:, -1:] - 1e-9, axis=1)
-        low, high = np.quantile(edges[places], [tail, 1 - tail])
+        wanted = share * whole[:, -1:]
+        # Where the share is met exactly, half of the way to the next value, as in a median: the
+        # lower one alone would be too low each time, and whole groups often meet it exactly.
+        reached = np.argmax(whole >= wanted - _ROUNDING, axis=1)
+        passed = np.argmax(whole > wanted + _ROUNDING, axis=1)
+        found = (edges[reached] + edges[passed]) / 2
+        low, high = np.quantile(found, [tail, 1 - tail])
         yield float(low), float(high)
 
 
@@ -249,14 +255,18 @@ def _design_effect(flags: NDArray[np.float64]) -> float:
 def exact_interval(successes: float, trials: float, confidence: float = CONFIDENCE) -> Interval:
     """Clopper-Pearson for a share; numbers need not be whole.
 
-    The bounds are where the tails of the beta distribution are (1 - confidence) / 2, found by
-    bisection of its numerical integral.
+    The bounds are where the tails of the beta distribution are (1 - confidence) / 2, of its
+    numerical integral. Less than half a success or failure counts as none, which is the wider.
     """
     tail = (1 - confidence) / 2
     failures = trials - successes
-    low = 0.0 if successes <= 0 else _beta_quantile(tail, successes, failures + 1)
-    high = 1.0 if failures <= 0 else _beta_quantile(1 - tail, successes + 1, failures)
+    low = 0.0 if successes < _HALF else _beta_quantile(tail, successes, failures + 1)
+    high = 1.0 if failures < _HALF else _beta_quantile(1 - tail, successes + 1, failures)
     return low, high
+
+
+_HALF = 0.5
+"""Below it the density has a pole, which no grid integrates."""
 
 
 def _beta_quantile(share: float, a: float, b: float) -> float:

@@ -15,6 +15,9 @@ from rich.text import Text
 from slimgpt.commands.console import Console, common, device_options, seed_option
 from slimgpt.errors import UsageError
 
+_WHOLE = 999.5
+"""Rounds to a thousand, which three digits would write as 1e+03."""
+
 _PRESET_SETS = ("batch", "prompt", "output", "runs", "trials")
 
 
@@ -184,15 +187,12 @@ def _cell(quantity: dict[str, Any], scale: float) -> str:
 
 def _number(value: float) -> str:
     """Three digits that count; whole numbers from a thousand on."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if value < _WHOLE else f"{value:,.0f}"
 
 
 def _memory(memory: dict[str, dict[str, Any]]) -> str:
-    from slimgpt.resources import human_bytes
-
     def size(kind: str, key: str) -> str:
-        value = memory[kind].get(key)
-        return "not told" if value is None else human_bytes(value)
+        return _bytes(memory[kind].get(key))
 
     kv, process = memory["kv"], memory["process"]
     tokens = kv["token_capacity"]
@@ -220,7 +220,18 @@ def _memory(memory: dict[str, dict[str, Any]]) -> str:
         f"{size('process', 'high_water_bytes')} at most since {process['high_water_since']}, "
         f"{size('process', 'baseline_bytes')} before the model"
     )
+    if bare := process.get("without_arena"):
+        lines.append(
+            f"          without ONNX Runtime's arena {_bytes(bare['pss_bytes'])} after a trial, "
+            f"{_bytes(bare['high_water_bytes'])} at most"
+        )
     return "\n".join(lines)
+
+
+def _bytes(value: int | None) -> str:
+    from slimgpt.resources import human_bytes
+
+    return "not told" if value is None else human_bytes(value)
 
 
 def _protocol(document: dict[str, Any]) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
+from slimgpt.commands.bench_load_table import shown
 from slimgpt.commands.console import Console, accepted_everywhere, common, seed_option
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -49,9 +47,8 @@ def _loads(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--warmup",
-            default="10",
-            show_default=True,
-            help="Requests, or seconds like 5s, before the measured part.",
+            help="Requests, or seconds like 5s, before the measured part.  [default: 10; of a "
+            "trace none]",
         ),
         click.option("--slo", type=_FILE, help="Bounds that requests are held to (YAML)."),
     )
@@ -152,7 +149,7 @@ def load(console: Console, url: str, save: Path | None, **given: Any) -> None:
     found = job.run_load(url, options, console)
     if save:
         results.save(save, found.document, found.requests)
-    console.result(found.document, _shown(found.document))
+    console.result(found.document, shown(found.document))
     problem = found.problem()
     if problem:
         raise problem
@@ -161,93 +158,19 @@ def load(console: Console, url: str, save: Path | None, **given: Any) -> None:
 def _options(given: dict[str, Any]) -> Any:
     """The options as the load package takes them."""
     module: Any = importlib.import_module("slimgpt_bench.load.options")
+    spelling: Any = importlib.import_module("slimgpt_bench.load.spelling")
     slo: Any = importlib.import_module("slimgpt_bench.slo")
     key: Any = importlib.import_module("slimgpt_bench.load.key")
-    rate, places = given.pop("rate"), given.pop("concurrency")
+    rate, places, warmup = (given.pop(x) for x in ("rate", "concurrency", "warmup"))
     slo_file, extra = given.pop("slo"), given.pop("extra_body")
     return module.LoadOptions(
-        rates=module.numbers(rate, "--rate") if rate else (),
-        concurrency=module.whole_numbers(places, "--concurrency") if places else (),
+        rates=spelling.numbers(rate, "--rate") if rate else (),
+        concurrency=spelling.whole_numbers(places, "--concurrency") if places else (),
         duration_s=given.pop("duration"),
         timeout_s=given.pop("timeout"),
-        warmup=module.Warmup.parse(given.pop("warmup")),
+        warmup=module.Warmup.parse(warmup) if warmup else None,
         slo=slo.read_slo(slo_file) if slo_file else None,
-        extra_body=module.body_fields(extra),
+        extra_body=spelling.body_fields(extra),
         api_key=key.read_key(given.pop("api_key_file"), os.environ),
         **given,
     )
-
-
-# -- for people ---------------------------------------------------------------------------------
-
-
-def _shown(document: Mapping[str, Any]) -> Group:
-    words: Any = importlib.import_module("slimgpt_bench.load.document")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("load", no_wrap=True)
-    for name in ("TTFT ms", "95 %", "p95", "p99", "TPOT ms", "E2E ms", "answers/s", "good/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("ok", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for level in document["levels"]:
-        asked = level["requests"]
-        table.add_row(
-            words.named(level["offered"]),
-            *_quantity(level["ttft_s"]),
-            *(_ms(level[name]["median"]) for name in ("tpot_s", "e2e_s")),
-            f"{level['achieved_rps']:.2f}",
-            f"{level['goodput_rps']:.2f}",
-            f"{asked['ok']}/{asked['sent']}",
-            _marks(level),
-        )
-    told = [line for line in (_search(document), _protocol(document)) if line]
-    return Group(table, *map(Text, told))
-
-
-def _quantity(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    interval = found["interval"]
-    ends = interval if isinstance(interval, str) else " to ".join(map(_ms, interval))
-    return _ms(found["median"]), ends, _ms(found["p95"]), _ms(found["p99"])
-
-
-def _ms(seconds: float | str) -> str:
-    if isinstance(seconds, str):
-        return seconds
-    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
-
-
-def _marks(level: Mapping[str, Any]) -> str:
-    share = level["attainment"]
-    marks = [f"SLO {share['value']:.1%}"] if share else []
-    marks += ["saturated"] if level["saturated"] else []
-    marks += [] if level["valid"] else ["invalid"]
-    return ", ".join(marks)
-
-
-def _search(document: Mapping[str, Any]) -> str:
-    search = document["search"]
-    if not search:
-        return ""
-    if search["kind"] == "sweep":
-        return f"saturation: {search['saturation_rps']:.3g} answers a second"
-    if search["rate_rps"] is None:
-        return f"no rate meets the SLO: {search['why']}"
-    beyond = search["too_high_rps"]
-    bound = f"{beyond:.4g} was not shown to" if beyond else search["why"]
-    return f"highest rate that meets the SLO: {search['rate_rps']:.4g} requests a second ({bound})"
-
-
-def _protocol(document: Mapping[str, Any]) -> str:
-    load, target = document["load"], document["target"]
-    asked = document["workload"]
-    lengths = [
-        f"{asked[name]['mean']:.0f} {word} tokens"
-        for name, word in (("prompt_tokens", "prompt"), ("output_tokens", "output"))
-        if asked[name]
-    ]
-    loop = "closed loop" if load["arrival"] == "closed" else f"{load['arrival']} arrivals"
-    seed = f"seed {load['seed']}"
-    parts = [f"{target['model']} at {target['url']}", loop, *lengths, seed]
-    if load["concurrency_cap"]:
-        parts.append(f"at most {load['concurrency_cap']} under way")
-    return ", ".join(parts) + "; times run from the scheduled send"

@@ -143,11 +143,13 @@ def capacity(
     if write and not found.problem:  # nobody should run what was refuted
         for name in operations.write_operations(write, found.side, found.terms):
             console.message(f"wrote {write / name}")
-    if save:
-        checked = found.verification
-        results.save(save, found.document, checked.requests if checked else None)
     page: Any = importlib.import_module("slimgpt_bench.capacity.page")
-    console.result(found.document, page.page(found.document))
+    try:
+        if save:
+            checked = found.verification
+            results.save(save, found.document, checked.requests if checked else None)
+    finally:  # a disk that is full by now takes nothing from the screen
+        console.result(found.document, page.page(found.document))
     if found.problem:
         raise found.problem
 

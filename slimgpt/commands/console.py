@@ -59,7 +59,7 @@ class Console:
 
     def message(self, text: str) -> None:
         if not self._quiet:
-            self._err.print(text)
+            self._err.print(text, soft_wrap=True)  # a path stays whole
         self.record("message", {"text": text})
 
     def record(self, event: str, fields: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.reader import MANIFEST, Checkpoint
 from slimgpt.compress.job import Job
-from slimgpt.compress.recipe_terms import in_recipe_terms
+from slimgpt.compress.recipe_terms import in_recipe_terms, with_keys
 from slimgpt.compress.settings import Settings
 from slimgpt.compress.stages import Stages
 from slimgpt.pipeline_cost import Computing, StageCost
@@ -50,7 +50,8 @@ def check_speed(recipe: Recipe, checkpoint: Checkpoint, settings: Settings) -> N
 def measured_speed(job: Job, candidate: Path, stages: Stages) -> Mapping[str, Any] | None:
     """What the gate is about, measured once; None where the recipe has none.
 
-    A later run of the same job takes the record, so that a verdict on OUT stays what it was.
+    A later run of the same job takes the record, so that a verdict on OUT stays what it was. What
+    could not be measured is no verdict, and is measured anew.
     """
     gate = job.recipe.gates.speedup if job.recipe.gates else None
     if gate is None:
@@ -73,10 +74,16 @@ def measured_speed(job: Job, candidate: Path, stages: Stages) -> Mapping[str, An
             seed=job.recipe.seed,
             progress=job.part(_STAGE),
         )
+        if "why" in found:
+            found["why"] = with_keys(str(found["why"]), "gates.speedup")
         return found
 
     with in_recipe_terms("gates.speedup"):
-        return stages.run(_STAGE, key, measure)
+        told = stages.run(_STAGE, key, measure)
+        if ("why" in told or told.get("interval") is None) and _STAGE in stages.reused:
+            stages.reused.remove(_STAGE)
+            told = stages.run_anew(_STAGE, key, measure)
+    return told
 
 
 def _asked(gate: SpeedGate) -> dict[str, Any]:

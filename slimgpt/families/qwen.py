@@ -12,7 +12,7 @@ class _Qwen(Family):
     def keep_layers(self, config: Config, kept: Sequence[int]) -> Config:
         """As for all families; layers that saw everything go on to."""
         out = super().keep_layers(config, kept)
-        if "max_window_layers" in config or flag(config, "use_sliding_window"):
+        if config.get("max_window_layers") is not None or flag(config, "use_sliding_window"):
             before = _layers_without_window(config)
             out["max_window_layers"] = sum(layer < before for layer in kept)
         return out

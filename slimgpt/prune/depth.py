@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class DepthRun(Run):
                 self.progress.advance()
 
     def _kept(self, influence: list[float]) -> list[int]:
-        return kept_layers(influence, len(self.plan.target.layers))
+        # By the digits that the manifest has: the others depend on the number of threads.
+        return kept_layers(rounded(influence), len(self.plan.target.layers))
 
     def _influence(self, journal: Journal, calibration: Calibration | None) -> list[float]:
         """Of every layer; from the journal where an earlier run, or this one, had measured it."""
@@ -65,9 +67,9 @@ class DepthRun(Run):
             found = read_json(path)[INFLUENCE]
         except (IntegrityError, KeyError):
             found = None
-        if not isinstance(found, list) or len(found) != len(self.plan.source.layers):
+        if not _are_numbers(found, len(self.plan.source.layers)):
             raise IntegrityError(f"{path} is damaged: start again with --fresh")
-        return found
+        return found  # type: ignore[no-any-return]
 
     def _measure(self, journal: Journal, calibration: Calibration) -> list[float]:
         meta, count = self.checkpoint.meta, len(self.plan.source.layers)
@@ -107,6 +109,15 @@ class DepthRun(Run):
         )
 
 
+def _are_numbers(found: Any, count: int) -> bool:
+    """Whether it is a finite number for each layer."""
+    return (
+        isinstance(found, list)
+        and len(found) == count
+        and all(isinstance(x, float) and isfinite(x) for x in found)
+    )
+
+
 def kept_layers(influence: list[float], count: int) -> list[int]:
     """Numbers of the ``count`` layers of most influence, in their order; of equal ones, the first.
 
@@ -130,10 +141,10 @@ def block_influence(layer: Layer, states: Activations) -> float:
     total, count = 0.0, 0
     for place, x in states:
         y = layer.through(x)
-        total += float(_cosines(x, y).double().sum())
+        total += float(_cosines(x, y).sum())
         count += x.shape[0] * x.shape[1]
         states[place] = y
-    if not abs(total) < float("inf"):
+    if not isfinite(total):
         raise IntegrityError(
             "the activations overflow or are no numbers: the weights are damaged, or --dtype "
             "float32 is needed"
@@ -142,4 +153,5 @@ def block_influence(layer: Layer, states: Activations) -> float:
 
 
 def _cosines(x: Tensor, y: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(x.float(), y.float(), dim=-1)
+    """In float64: layers that change little differ in digits that float32 does not have."""
+    return torch.nn.functional.cosine_similarity(x.double(), y.double(), dim=-1)

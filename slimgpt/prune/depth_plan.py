@@ -35,7 +35,7 @@ def depth_plan(shape: ModelShape, ratio: float) -> Plan:
             + (
                 f"the most that can go is {(count - 1) / count:.3g}, all layers but one"
                 if far
-                else f"give at least {0.5 / count:.3g}, or 0 to remove nothing"
+                else f"give {1 / count:.3g} for one, or 0 to remove nothing"
             )
         )
     kept = shape.layers[: count - dropped]

@@ -269,10 +269,11 @@ def _slowest_likely(gate: SpeedGate, speed: Mapping[str, Any] | None) -> Measure
         raise _Unmeasured("the ratio has no interval: too few rounds")
     low, high = (_number({"end": x}, "end", "the interval of the ratio") for x in ends)
     ratio = _number(speed, "ratio", "the ratio of times")
+    between = "; the limit lies between: more rounds tell" if low < gate.at_least <= high else ""
     return low, (
         f"{gate.quantity} {_shown(ratio)} times as fast as the dense model, {_shown(low)} to "
         f"{_shown(high)} with confidence 0.95; {gate.engine}, batch {gate.batch}, prompt "
-        f"{gate.prompt}, output {gate.output}, {gate.rounds} rounds"
+        f"{gate.prompt}, output {gate.output}, {gate.rounds} rounds{between}"
     )
 
 

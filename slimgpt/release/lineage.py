@@ -12,6 +12,8 @@ from slimgpt.release.manifest import read_manifest
 
 _JUDGED = ("evaluate", "gates", "evaluation")
 """Keys of a recipe that tell how a checkpoint was judged, which holds for its own bytes alone."""
+_OF_CUTS = ("layers", "influence")
+"""Entries of the quality that tell how layers were cut, or why some of them went."""
 _COUNTS = ("before", "after", "decoder_before", "decoder_after")
 
 
@@ -71,5 +73,5 @@ def read_lineage(checkpoint: Checkpoint, name: str, digest: str) -> Lineage:
         )
     # What was measured before says nothing of what comes next; how layers were cut stays true.
     done = {key: entry for key, entry in recipe.items() if key not in _JUDGED}
-    kept = {"layers": quality["layers"]} if "layers" in quality else {}
+    kept = {key: quality[key] for key in _OF_CUTS if key in quality}
     return Lineage(source, done, counts, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import slimgpt.demo
 from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.cli import run
+from slimgpt.errors import IntegrityError
 from slimgpt_bench.artefact import describe
 
 MODEL = Path(slimgpt.demo.__file__).parent / "model"
@@ -44,6 +46,16 @@ def test_an_export_tells_what_its_own_cache_takes(pruned: Path, tmp_path: Path):
     assert found.kv_bytes_per_token == describe(pruned).shape.kv_bytes_per_token(4)
     assert found.dense_shape == describe(MODEL).shape
     assert found.weight_bytes == sum(x.stat().st_size for x in out.glob("model.onnx*"))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e999"])
+def test_a_manifest_whose_quality_is_no_number_is_refused(tmp_path: Path, value: str):
+    """Before hours of measuring, whose document could not hold it."""
+    path = tmp_path / "spoiled"
+    shutil.copytree(MODEL, path)
+    (path / "slimgpt.json").write_text(f'{{"quality": {{"layers": [{value}]}}}}')
+    with pytest.raises(IntegrityError, match="holds NaN or infinity under quality"):
+        describe(path)
 
 
 def test_a_dense_checkpoint_has_no_other_shape():

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from slimgpt.cli import run
+from slimgpt.errors import EnvironmentProblem, IntegrityError
 from slimgpt.loading import load_model
 from slimgpt_bench.artefact import describe
 from slimgpt_bench.decoders import Decoder, Length, OnnxDecoder, TorchDecoder
 from slimgpt_bench.latency.cells import Cell, LatencyOptions
+from slimgpt_bench.latency.measuring import run_cell
+from slimgpt_bench.latency.onnx_engine import OnnxEngine
 from slimgpt_bench.latency.process import Worker
+from slimgpt_bench.latency.transformers_engine import TransformersEngine
+from slimgpt_bench.latency.trials import Trials
 from slimgpt_bench.results import read
-from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Desk, Ended
+from slimgpt_serve.preflight.machine import free_memory_bytes
+from tests.command_line import ENVIRONMENT, INTEGRITY, USAGE, Ended
 from tests.onnx_exports import Exports
 from tests.onnx_serving import export_small, say_portable, spoil_position
 from tests.tiny_models import random_ids
@@ -39,7 +48,10 @@ def in_transformers(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     """What was kept, and how the command ended, of the small model in transformers."""
     folder = tmp_path_factory.mktemp("kept")
     arguments = command(small, "--batch", "1,2", "--json", "--quiet", "--save", folder / "kept")
-    return folder / "kept", Desk(folder).execute(arguments)
+    # Not the executable: five workers import transformers, and that is enough.
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = run(arguments)
+    return folder / "kept", Ended(code, out.getvalue(), err.getvalue())
 
 
 def command(model: Path, *options: str | Path) -> list[str]:
@@ -142,6 +154,12 @@ def test_an_export_is_measured_in_onnx_runtime_on_the_same_workload(desk, export
     assert [x["requests"]["ok"] for x in found["cells"]] == [12, 24]
     kv = found["memory"]["kv"]
     assert kv["measured_bytes_per_token"] == kv["bytes_per_token"]
+    process = found["memory"]["process"]
+    bare = process["without_arena"]
+    assert 0 < bare["anonymous_bytes"] <= bare["pss_bytes"] <= bare["high_water_bytes"]
+    weights = found["memory"]["weights"]
+    assert describe(export).shape.weight_bytes(4) < weights["resident_bytes"]
+    assert weights["resident_bytes"] < process["anonymous_bytes"]
     assert found["workload"] == document(in_transformers[1])["workload"]
 
 
@@ -159,8 +177,32 @@ def test_memory_has_five_kinds_that_are_not_mixed(small, in_transformers):
     assert "GPUs alone" in memory["allocator"]["reason"]
     assert memory["device"]["used_bytes"] is None
     process = memory["process"]
-    assert process["baseline_bytes"] < process["pss_bytes"] <= process["high_water_bytes"]
+    assert memory["weights"]["resident_bytes"] < process["anonymous_bytes"]
+    assert process["anonymous_bytes"] <= process["pss_bytes"] <= process["high_water_bytes"]
+    assert 0 < process["baseline_anonymous_bytes"] < process["baseline_bytes"]
     assert process["high_water_since"] == "loading"
+
+
+def test_buffers_that_do_not_fit_are_refused_in_the_commands_own_options(export):
+    cell = Cell(2**16, 100, 156)
+    engine = OnnxEngine(export, LatencyOptions("onnx", (cell,)))
+    needed = engine._decoder.session.artefact.kv_bytes(cell.context, cell.batch)
+    if (free_memory_bytes() or needed) >= needed:
+        pytest.skip("so large a machine holds them")
+    with pytest.raises(EnvironmentProblem, match="are free: give a smaller --batch, --prompt or"):
+        engine.prepare(cell)
+
+
+@pytest.mark.parametrize("arena", [True, False])
+def test_the_arena_is_as_asked(export, arena):
+    cell = Cell(1, 8, 2)
+    options = LatencyOptions("onnx", (cell,), trials=1, warmup=0, arena=arena)
+    engine = OnnxEngine(export, options)
+    session = engine._decoder.session._session
+    assert session.get_session_options().enable_cpu_mem_arena is arena
+    assert engine.describe()["arena"].startswith("on" if arena else "off")
+    assert engine.memory()["allocator"]["arena"] == engine.describe()["arena"]
+    assert run_cell(engine, cell, options, describe(export).shape.vocab_size).failed == {}
 
 
 def test_people_get_a_row_a_cell_and_the_memory(desk, export):
@@ -172,6 +214,7 @@ def test_people_get_a_row_a_cell_and_the_memory(desk, export):
     assert [x.split()[:3] for x in lines[1:3]] == [["1", "8", "4"], ["2", "8", "4"]]
     for kind in ("weights", "kv cache", "process"):
         assert any(x.startswith(kind) for x in lines)
+    assert "without ONNX Runtime's arena" in ended.stdout
     assert "3 runs of 4 trials" in ended.stdout
 
 
@@ -188,10 +231,15 @@ def test_two_runs_are_measured_and_said_to_be_too_few(desk, export):
 
 def test_a_checkpoint_whose_logits_are_infinite_is_not_timed(desk):
     desk.edit_weights(lambda w: w["model.norm.weight"].fill_(3e38))
-    cell = Cell(2, 8, 4)
-    with Worker(desk.model, LatencyOptions("transformers", (cell,), trials=5)) as worker:
-        found = worker.measure(cell)
+    found = in_this_process(desk.model, Cell(2, 8, 4))
     assert (found.times, found.failed) == ((), {"logits not finite": 5})
+
+
+def in_this_process(model: Path, cell: Cell) -> Trials:
+    """In transformers; a worker would take seconds to import it again."""
+    options = LatencyOptions("transformers", (cell,), trials=5, device="cpu")
+    vocabulary = describe(model).shape.vocab_size
+    return run_cell(TransformersEngine(model, options), cell, options, vocabulary)
 
 
 def test_an_export_that_gives_nan_late_is_no_measurement(desk, export):
@@ -276,10 +324,11 @@ def test_a_damaged_model_is_refused(desk):
 
 def test_weights_that_are_no_numbers_are_refused(desk):
     desk.edit_weights(lambda w: w["model.norm.weight"].fill_(float("nan")))
-    desk.refuses([*command(desk.model), "--quiet"], INTEGRITY, "holds NaN or infinite values")
+    with pytest.raises(IntegrityError, match="holds NaN or infinite values"):
+        in_this_process(desk.model, Cell(1, 8, 2))
 
 
 def test_vllm_that_is_missing_is_named_with_its_extra(desk, monkeypatch):
     monkeypatch.setattr("slimgpt_bench.latency.job.installed_vllm", lambda: None)
-    says = "slimgpt bench latency --engine vllm needs an optional package"
+    says = "--engine vllm needs an optional package"
     desk.refuses(command(desk.model, "--engine", "vllm"), ENVIRONMENT, says, "slimgpt[vllm]")

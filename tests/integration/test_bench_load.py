@@ -56,7 +56,9 @@ def test_a_table_is_for_people(capsys):
 
 def test_an_open_loop_has_levels_and_a_seed(load):
     with serving(QUICK) as url:
-        told = load(url, "--rate", "20,40", "--duration", "1.5", "--warmup", "0.2s", "--seed", 5)
+        told = load.calm(
+            url, "--rate", "20,40", "--duration", "1.5", "--warmup", "0.2s", "--seed", 5
+        )
     assert told.code == 0
     levels = told.document["levels"]
     assert [x["offered"] for x in levels] == [{"rate_rps": 20}, {"rate_rps": 40}]
@@ -122,7 +124,7 @@ def test_a_key_opens_the_server_and_is_told_nobody(load, tmp_path, monkeypatch):
 def test_a_sweep_finds_what_the_server_can_do_and_goes_beyond(load):
     truth = Truth(ttft_s=0.04, gap_s=0.02 / 3, places=2)  # 60 ms: 33 a second
     with serving(truth) as url:
-        told = load(url, "--sweep", "--duration", "1.5", "--warmup", "3")
+        told = load.calm(url, "--sweep", "--duration", "1.5", "--warmup", "3")
     assert told.code == 0, told.lines
     found = told.document["search"]["saturation_rps"]
     assert found == pytest.approx(2 / truth.service_s(4), rel=0.15)
@@ -143,4 +145,4 @@ def test_too_few_requests_for_what_is_required_say_how_many_are_needed(load):
         [line] = told.lines
         assert "--require p99 needs 299 answers, and there are 12" in line
         assert "give --requests 299" in line
-        assert load(url, *CLOSED, "--requests", "60", "--require", "p95").code == 0
+        assert load.calm(url, *CLOSED, "--requests", "60", "--require", "p95").code == 0

@@ -92,6 +92,7 @@ def test_a_server_that_dies_leaves_failures_and_unmeasured_levels(load):
     assert len(told.document["levels"]) == 1
 
 
+@pytest.mark.slow
 def test_a_rate_beyond_the_client_is_the_clients_fault(load):
     with serving(QUICK) as url:
         told = load(url, "--rate", "100000", "--duration", "20", "--timeout", "3")
@@ -107,7 +108,9 @@ def _slo(path: Path, bound: float) -> Path:
 
 def test_an_slo_that_no_rate_meets_is_told_with_the_best_that_was_seen(load, tmp_path):
     with serving(Truth(ttft_s=0.1, gap_s=0.002)) as url:
-        told = load(url, "--find-rate", "--slo", _slo(tmp_path / "slo.yaml", 0.05), "--duration=2")
+        told = load.calm(
+            url, "--find-rate", "--slo", _slo(tmp_path / "slo.yaml", 0.05), "--duration=2"
+        )
     assert told.code == 3
     [line] = told.lines
     assert "--find-rate found no rate that meets the SLO: even one request at a time" in line
@@ -119,7 +122,7 @@ def test_the_rate_that_is_found_is_one_that_the_queue_allows(load, tmp_path):
     truth = Truth(ttft_s=0.012, gap_s=0.004, places=1)  # 24 ms: never more than 42 a second
     with serving(truth) as url:
         slo = _slo(tmp_path / "slo.yaml", 0.1)
-        told = load(url, "--find-rate", "--slo", slo, "--duration", "1.5", "--rate", "16")
+        told = load.calm(url, "--find-rate", "--slo", slo, "--duration", "1.5", "--rate", "16")
     assert told.code == 0, told.lines
     search = told.document["search"]
     assert 8 <= search["rate_rps"] <= 1 / truth.service_s(4)

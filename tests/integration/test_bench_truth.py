@@ -19,10 +19,13 @@ import pytest
 from slimgpt.progress import Silent
 from slimgpt_bench.load.job import LoadResult, run_load
 from slimgpt_bench.load.options import LoadOptions, Warmup
+from tests.load_command import ATTEMPTS, calm
 from tests.mock_openai import Truth, serving
 
 RELATIVE, ABSOLUTE_S = 0.05, 0.005
 """5 %, and 5 ms for the way to the server and back through two processes on a busy machine."""
+SERVER_LATE_S = 0.005
+"""By which its tokens may go out late (95th percentile): beyond it the server is not the truth."""
 TOKENS = 16
 
 Records = list[dict[str, Any]]
@@ -33,9 +36,21 @@ def _close(found: float, injected: float) -> bool:
     return abs(found - injected) <= RELATIVE * injected + ABSOLUTE_S
 
 
-def _run(url: str, **options: Any) -> LoadResult:
+def _run(truth: Truth, **options: Any) -> LoadResult:
+    """A run; again where a busy machine kept server or client from running, as they say."""
     asked = LoadOptions(**{"prompt": "8", "output": str(TOKENS), "vocabulary": 100, **options})
-    return run_load(url, asked, Silent())
+    for _ in range(ATTEMPTS):
+        with serving(truth) as url:
+            found = calm(lambda: run_load(url, asked, Silent()))
+            late_s: float = _asked(f"{url}/lateness")
+        if late_s < SERVER_LATE_S:
+            break
+    return found
+
+
+def _asked(url: str) -> Any:
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)
 
 
 def _said(injected: float, found: float) -> str:
@@ -46,8 +61,7 @@ def _said(injected: float, found: float) -> str:
 def test_times_that_were_injected_are_recovered(record_property: Tell) -> None:
     jitter = 0.018  # below the gap: tokens stay in order
     truth = Truth(ttft_s=0.15, gap_s=0.02, jitter_s=jitter)
-    with serving(truth) as url:
-        document = _run(url, rates=(8.0,), duration_s=14.0).document
+    document = _run(truth, rates=(8.0,), requests=70).document
     assert document["valid"], document["problems"]
     level = document["levels"][0]
     injected = {
@@ -82,11 +96,17 @@ def test_every_failure_is_found_and_stays_in_the_denominator(record_property: Te
     shares = {kind: share for kind, (_, share) in FAILURES.items()}
     truth = Truth(ttft_s=0.005, gap_s=0.001, failures=shares, seed=3)
     with serving(truth) as url:
-        found = _run(
-            url, concurrency=(1,), requests=400, warmup=Warmup(0), output="4", accept_errors=0.9
+        asked = LoadOptions(
+            concurrency=(1,),
+            requests=400,
+            warmup=Warmup(0),
+            prompt="8",
+            output="4",
+            vocabulary=100,
+            accept_errors=0.9,
         )
-        with urllib.request.urlopen(f"{url}/truth") as answer:
-            _, _, *treated = json.load(answer)  # without the probe and the first, a warm-up
+        found = run_load(url, asked, Silent())
+        _, _, *treated = _asked(f"{url}/truth")  # without the probe and the first, a warm-up
     classes = {None: None} | {kind: name for kind, (name, _) in FAILURES.items()}
     measured = [x for x in found.requests if x["phase"] == "measured"]
     assert [x["failure"] for x in measured] == [classes[x] for x in treated]
@@ -131,7 +151,7 @@ def _expected(records: Records, service_s: float, places: int) -> tuple[Records,
     return [x for x, _ in pairs], [t for _, t in pairs]
 
 
-QUEUE: dict[str, Any] = {"rates": (5.0,), "duration_s": 14.0}
+QUEUE: dict[str, Any] = {"rates": (5.0,), "duration_s": 9.0}
 
 
 def _check_queue(result: LoadResult, service_s: float, places: int, record_property: Tell) -> None:
@@ -152,16 +172,14 @@ def _check_queue(result: LoadResult, service_s: float, places: int, record_prope
 @pytest.mark.slow
 def test_a_queue_in_the_server_is_recovered_request_by_request(record_property: Tell) -> None:
     truth = Truth(ttft_s=0.15, gap_s=0.01, places=2)
-    with serving(truth) as url:
-        found = _run(url, **QUEUE)
+    found = _run(truth, **QUEUE)
     _check_queue(found, truth.service_s(TOKENS), 2, record_property)
 
 
 @pytest.mark.slow
 def test_a_queue_behind_a_concurrency_cap_is_recovered(record_property: Tell) -> None:
     truth = Truth(ttft_s=0.15, gap_s=0.01)
-    with serving(truth) as url:
-        found = _run(url, concurrency_cap=2, **QUEUE)
+    found = _run(truth, concurrency_cap=2, **QUEUE)
     service_s = truth.service_s(TOKENS)
     _check_queue(found, service_s, 2, record_property)
     measured, injected = _expected(found.requests, service_s, 2)

@@ -186,3 +186,21 @@ def test_requests_that_were_changed_are_no_evidence(desk: Desk) -> None:
     path.write_text(path.read_text().replace("false", "true"))
     path.write_text(path.read_text() + path.read_text())
     assert desk.plan("--evidence", path.parent)[0] == INTEGRITY
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ttft_s", None), ("e2e_s", float("nan")), ("tpot_s", "1"), ("level", None), ("ok", 1)],
+)
+def test_requests_that_are_none_are_damage(desk: Desk, key: str, value: object) -> None:
+    run = desk.sweep()
+    result, requests = run / "result.json", run / "requests.jsonl"
+    told = json.loads(result.read_text())
+    del told["files"]  # as the document that is printed with --json
+    result.write_text(json.dumps(told))
+    rows = [json.loads(line) for line in requests.read_text().splitlines()]
+    rows[7][key] = value
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, stderr = desk.plan("--evidence", run)
+    assert code == INTEGRITY
+    assert "requests.jsonl is damaged" in stderr

@@ -64,7 +64,7 @@ def _plan(root: Path, url: str, duration_s: float) -> Outcome:
 @pytest.mark.slow
 def test_a_plan_that_stands_stores_how_far_it_was_off(swept: Path, record_property: Tell) -> None:
     with serving(_truth(swept / "model")) as url:
-        found = _plan(swept, url, 12.0)
+        found = _plan(swept, url, 9.0)
     document = found.document
     rates = document["replica"]["rate_rps"]
     assert (rates["lower"]["value"], rates["upper"]["value"]) == (4, 16)

@@ -21,6 +21,7 @@ from slimgpt.prune.driver import prune
 from slimgpt.prune.forward import LayerForward
 from slimgpt.prune.options import PruneOptions
 from slimgpt.prune.run import EMBEDDING
+from slimgpt.release.lineage import read_lineage
 from slimgpt.release.recipe.load import load_recipe
 from slimgpt.release.verify.verify import VerifyOptions, verify
 from slimgpt.workspace import work_directory
@@ -121,6 +122,13 @@ def test_the_least_influential_layers_go(tiny: Tiny) -> None:
     assert max(influence[i] for i in dropped) <= min(kept)
 
 
+def test_what_is_made_of_it_tells_why_these_layers_went(tiny: Tiny) -> None:
+    out = tiny.pruned(tiny.dense("llama-mha").path, 0.5, method="depth")
+    kept = read_lineage(Checkpoint(out), "x", "0" * 64)
+    assert kept.quality == {"influence": manifest(out)["quality"]["influence"]}
+    assert kept.recipe["dropped_layers"] == manifest(out)["recipe"]["dropped_layers"]
+
+
 def test_it_verifies(tiny: Tiny) -> None:
     dense = tiny.dense("llama-mha").path
     found = verify(tiny.pruned(dense, 0.5, method="depth"), VerifyOptions(source=dense))
@@ -184,11 +192,14 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bytes(
     assert not work_directory(tmp_path / "out").exists()
 
 
-def test_a_damaged_record_of_the_influence_is_told(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "record", ["[", "{}", '{"influence": [0.1]}', '{"influence": ["a", "b", "c", "d"]}']
+)
+def test_a_damaged_record_of_the_influence_is_told(tiny: Tiny, tmp_path: Path, record: str) -> None:
     dense, out = tiny.dense("llama-mha").path, tmp_path / "out"
     with pytest.raises(_Stopped):
         run(dense, out, progress=_StopWhen("copying layers", over=False))
-    (work_directory(out) / "influence.json").write_text("[")
+    (work_directory(out) / "influence.json").write_text(record)
     with pytest.raises(IntegrityError, match=r"influence\.json is damaged: start again with"):
         run(dense, out)
 

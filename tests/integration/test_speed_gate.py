@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 
+from slimgpt_bench.compare import experiment
 from slimgpt_bench.compare import gate as bench_gate
+from slimgpt_bench.latency import Cell, LatencyOptions, Trials, worker
 from tests.command_line import USAGE, Desk
 from tests.integration.test_compress import GATE, MET, compress, write_recipe
 
@@ -133,10 +136,49 @@ def test_without_the_gate_nothing_is_timed(desk: Desk, stands: Stand) -> None:
     assert report(desk)["speed"] is None
 
 
-def test_both_models_are_really_run(desk: Desk) -> None:
+def test_what_could_not_be_measured_is_measured_by_the_next_run(desk: Desk, stands: Stand) -> None:
+    asked(desk)
+    for failing in ({"why": "--batch 1: 2 of 2 trials failed"}, {"interval": None}):
+        stands(1.2, 1.3, **failing)
+        done = desk.run(compress(desk))
+        assert done.code == GATE
+        assert ("gates.speedup.batch 1: 2 of 2" in done.stderr) == ("why" in failing)
+    stands(1.2, 1.3)
+    assert desk.run(compress(desk)).code == 0
+    (stage,) = (x for x in report(desk)["stages"] if x["stage"] == "speed")
+    assert not stage["reused"]
+
+
+class _Here:
+    """A worker's work in this process: starting twelve of them with torch takes minutes."""
+
+    loaded: ClassVar[list[str]] = []
+
+    def __init__(
+        self, directory: Path, options: LatencyOptions, *, vocabulary: int, **_: Any
+    ) -> None:
+        self.loaded.append(directory.name)
+        self._job = worker.Job(str(directory), vocabulary, json.loads(json.dumps(asdict(options))))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        return self._job.describe()
+
+    def measure(self, cell: Cell) -> Trials:
+        return Trials.from_json(json.loads(json.dumps(self._job.measure(cell.to_json()))))
+
+
+def test_both_models_are_really_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "Worker", _Here)
+    monkeypatch.setattr(_Here, "loaded", [])
     asked(desk, at_least=0.001, trials=1)
     done = desk.run(compress(desk, "--json"))
     assert done.code == 0, done.stderr
+    assert _Here.loaded == ["model", "pruned", "pruned", "model"] * 3
     told = report(desk)["speed"]
     low, high = told["interval"]
     assert 0 < low <= told["ratio"] <= high

@@ -15,6 +15,7 @@ from slimgpt.progress import Silent
 from slimgpt_bench.load.job import run_load
 from slimgpt_bench.load.options import Endpoint, LoadOptions
 from slimgpt_serve.guard import VARIABLE
+from tests.load_command import calm
 from tests.onnx_serving import export_small, with_chat_template
 from tests.serving.serving import Served
 
@@ -39,7 +40,7 @@ def test_lengths_are_exact_and_counted_right(url: str) -> None:
     asked = LoadOptions(
         concurrency=(4,), requests=40, prompt="5:60", output="2:20", vocabulary=4096
     )
-    found = run_load(url, asked, Silent())
+    found = calm(lambda: run_load(url, asked, Silent()))
     # More than the server has places for, so that there is a queue.
     assert found.document["valid"], found.document["problems"]
     for row in found.requests:
@@ -63,7 +64,7 @@ def test_the_server_tells_what_it_serves(url: str) -> None:
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
 def test_words_come_out_as_many_tokens_as_asked(url: str, endpoint: Endpoint) -> None:
     asked = LoadOptions(concurrency=(1,), requests=12, prompt="80", output="4", endpoint=endpoint)
-    found = run_load(url, asked, Silent())
+    found = calm(lambda: run_load(url, asked, Silent()))
     assert found.document["valid"], found.document["problems"]
     prompts = [row["prompt_tokens"] for row in found.requests if row["ok"]]
     assert sum(prompts) / len(prompts) == pytest.approx(80, rel=0.2)

@@ -68,6 +68,18 @@ def test_a_stream_says_what_the_document_says(client, settings):
     assert len(chunks) > 2
 
 
+def test_a_token_without_text_is_told_too_so_that_a_client_sees_when_it_came(client):
+    body = {"prompt": PROMPT, "max_tokens": 200, "temperature": 0}
+    [text] = client.texts(**body)
+    held_back = text + "\u2603"  # the text may be the beginning of it until the very end
+    chunks = client.chunks("/v1/completions", stop=[held_back], **body)
+    assert _joined(chunks) == (text, ["length"])
+    first, *_, last = (chunk["choices"][0] for chunk in chunks)
+    assert (first["text"], first["finish_reason"]) == ("", None)
+    assert last["text"] == text
+    assert len(chunks) > 10
+
+
 def test_clients_at_the_same_time_get_what_they_get_one_by_one(client):
     def ask(number: int) -> list[str]:
         sampled = {"temperature": 0.9, "top_p": 0.9, "seed": number} if number % 2 else {}

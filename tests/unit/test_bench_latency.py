@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slimgpt.commands import bench_latency
 from slimgpt.errors import UsageError
 from slimgpt_bench.latency import steady
 from slimgpt_bench.latency.cells import (
@@ -80,9 +81,10 @@ def test_cells_are_every_combination_once():
         (([0], [1], [1]), "--batch 0: give 1 or more"),
         (([1], [-3], [1]), "--prompt -3: give 1 or more"),
         (([1], [1], [0]), "--output 0: give 1 or more"),
+        (([1, 2**20], [8], [9]), "--batch 1048576 --prompt 8 --output 9 comes to 17,825,792 tok"),
     ],
 )
-def test_a_cell_of_nothing_is_refused(sizes, says):
+def test_a_cell_of_nothing_or_of_more_than_any_memory_is_refused(sizes, says):
     with pytest.raises(UsageError, match=says):
         make_cells(*sizes)
 
@@ -164,6 +166,11 @@ def test_warmup_goes_on_until_times_agree_within_its_bounds():
     assert not warm([9.0, 5.0, 1.0, 1.0], 3)
     assert warm([9.0, 1.0] * 5, 3)  # three times the floor is the cap
     assert agree([])
+    # One trial agrees with nothing, so the least warm-up is of two.
+    assert not warm([1.0], 1)
+    assert warm([1.0, 1.05], 1)
+    assert not warm([1.0, 1.5], 1)
+    assert warm([1.0, 1.5, 1.0], 1)
 
 
 def test_a_level_that_holds_is_steady_whatever_the_noise():
@@ -242,6 +249,14 @@ def test_too_few_runs_for_an_interval_are_a_problem(count):
     found = cell_document(CELL, [trials(1.0, 1.0, 1.0)] * count)
     assert found["e2e_s"]["interval"] == "insufficient"
     assert f"{count} runs are too few for an interval: give --runs 3" in found["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (12345.6, "12,346")],
+)
+def test_a_number_is_written_in_digits(value, shown):
+    assert bench_latency._number(value) == shown
 
 
 def test_every_problem_names_its_cell():

@@ -108,6 +108,8 @@ def test_a_token_without_a_whole_character_is_one_where_each_chunk_is_a_token():
     assert record.times == [1, 2, 3]
     ended = _settled(_text("a"), _text(""), _text("", "length"), _usage(5, 3), "[DONE]")
     assert ended.times == [1, 2, 3]
+    alone = _settled(_text("", "length"), _usage(5, 1), "[DONE]", asked=1)
+    assert (alone.ok, alone.times) == (True, [1])
 
 
 def test_tokens_that_come_together_share_their_time():
@@ -131,6 +133,7 @@ ENDINGS: dict[str, tuple[list[Any], str, str]] = {
     "only the end": (["[DONE]"], "no_tokens", "without output"),
     "only a usage": ([_text("", "length"), _usage(5, 64), "[DONE]"], "no_tokens", "says 64 tokens"),
     "an error": ([{"error": {"message": "no room"}}], "error_in_stream", "no room"),
+    "an error by its kind": ([{"object": "error", "message": "old"}], "error_in_stream", "old"),
     "an error, half-way": ([_text("a"), {"error": "late"}], "error_in_stream", "late"),
     "no JSON": (["<html>"], "bad_response", "no JSON"),
     "no object": (["3"], "bad_response", "no object"),

@@ -116,6 +116,26 @@ def test_what_comes_after_the_window_is_not_credited():
     assert level.rates.answers < 8
 
 
+def test_a_trace_is_counted_until_its_last_answer():
+    run = run_of([record(i, i / 10, 5.0, 9.9) for i in range(2)], 0.1)
+    options = LoadOptions(rates=(10.0,))
+    cut = make_level({"rate_rps": 10.0}, run, options, accept_errors=0)
+    assert cut.rates.answers == 0
+    run.to_the_end = True
+    whole = make_level({"rate_rps": 10.0}, run, options, accept_errors=0)
+    assert whole.rates.answers == whole.rates.good == pytest.approx(2 / 10)
+
+
+def test_a_client_that_gave_up_in_its_warm_up_has_a_level_that_says_so():
+    warm = [record(i, i / 10, phase="warmup") for i in range(30)]
+    run = Run(warm, 9.0, 2.0, hopeless=True)
+    level = make_level({"rate_rps": 1e5}, run, LoadOptions(rates=(1e5,)), accept_errors=0)
+    assert level.duration_s > 0
+    assert (level.rates.answers, level.rates.good) == (0, 0)
+    assert "it gave up" in level.faults()[0]
+    assert "no request was due" in level.faults()[-1]
+
+
 def test_answers_that_keep_up_slowly_are_not_saturation():
     assert not level_of(10.0, lambda i, at: 3.0).saturated
 
@@ -210,6 +230,7 @@ def test_a_client_that_does_not_is_found_out():
     late = [record(i, i / 10, released=i / 10 + 0.02, sent=i / 10 + 0.02) for i in range(100)]
     run = run_of(late, 10.0)
     assert "requests were 20 ms late (median)" in _reasons(run)
+    assert "it used 10% of a core, so other processes kept it" in _reasons(run)
     run = run_of([record(i, i / 10) for i in range(100)], 10.0)
     run.health.lags, run.health.cpu_s = [0.2] * 100, 9.9
     run.hopeless, run.records[-1].released = True, 12.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,10 +14,15 @@ import pytest
 
 from slimgpt.errors import Unresolved
 from slimgpt_bench.load.client_state import ClientState, judge_client
+from slimgpt_bench.load.document import Plan, document
 from slimgpt_bench.load.level import Level, make_level
 from slimgpt_bench.load.options import LoadOptions
 from slimgpt_bench.load.search import RESOLUTION, Found, Search, fewest_requests, judge
 from slimgpt_bench.load.sweep import find_saturation
+from slimgpt_bench.load.target import Target
+from slimgpt_bench.workload.lengths import Lengths
+from slimgpt_bench.workload.sources import Words
+from slimgpt_bench.workload.workload import Workload
 from tests.unit.test_bench_load_level import level_of, record, run_of, slo
 
 GOOD_S, BAD_S = 0.1, 5.0
@@ -107,6 +114,74 @@ def test_a_saturated_client_ends_the_search_and_is_said():
     assert found.why == "the client is saturated at 32 requests a second"
 
 
+STARVED = ClientState({}, {}, 0.2, {}, ("it was late",), starved=True)
+
+
+def _starved_search(starved: Callable[[int], bool]) -> Found:
+    """The client is kept from running in some probes, by their number; 13 a second is the truth."""
+    probes = 0
+
+    async def open_loop(rate: float, seconds: float) -> Level:
+        nonlocal probes
+        probes += 1
+        level = _level(rate, 0.0 if rate <= 13 else 0.9, seconds, probes)
+        return replace(level, client=STARVED) if starved(probes) else level
+
+    async def closed_loop(places: int, requests: int) -> Level:
+        return _level(10.0, 0.0, requests / 10, 0)
+
+    return asyncio.run(Search(SLO, 5.0, open_loop, closed_loop).run(8.0))
+
+
+def test_a_probe_in_which_the_client_was_starved_is_repeated():
+    found = _starved_search(lambda probe: probe % 3 != 0)  # two of three
+    assert found.rate_rps
+    assert found.too_high_rps
+    assert found.rate_rps <= 13 <= found.too_high_rps
+    assert not any(x["verdict"] == "met" for x in found.probes[1::3] + found.probes[2::3])
+
+
+@pytest.mark.parametrize(("calm", "rate", "beyond"), [(0, None, None), (1, 8, None), (2, 8, 16)])
+def test_a_client_that_is_starved_again_and_again_ends_the_search_and_it_says_so(
+    calm, rate, beyond
+):
+    found = _starved_search(lambda probe: probe > calm)
+    assert (found.rate_rps, found.too_high_rps) == (rate, beyond)
+    assert "other processes kept the client from running at" in found.why
+    assert "3 times in a row" in found.why
+    assert [x["verdict"] for x in found.probes[-3:]] == 3 * ["client"]
+
+
+def test_a_rate_is_not_called_the_highest_where_nothing_above_it_was_seen_to_miss():
+    target = Target("http://x", "m", None, None, None, None)
+    workload = Workload(Words(), Lengths.parse("4"), Lengths.parse("5"), seed=0)
+    options = LoadOptions(find_rate=True, slo=SLO)
+    for calm, problems in ((1, 1), (2, 0)):
+        found = _starved_search(partial(operator.lt, calm))
+        levels = [_level(8.0, 0.0, 5.0, 1)]
+        told = document(target, None, workload, options, levels, Plan(search=found.to_json()))
+        assert (told["valid"], len(told["problems"])) == (not problems, problems)
+        if problems:
+            assert "8 requests a second meet the SLO, and perhaps more do" in told["problems"][0]
+
+
+def test_a_server_that_is_gone_is_not_searched_on():
+    async def open_loop(rate: float, seconds: float) -> Level:
+        records = [record(i, i / rate, failure="connect") for i in range(round(rate * seconds))]
+        options = LoadOptions(find_rate=True, slo=SLO)
+        return make_level({"rate_rps": rate}, run_of(records, seconds), options, accept_errors=1)
+
+    async def closed_loop(places: int, requests: int) -> Level:
+        return _level(10.0, 0.0, 2.0, 0)
+
+    async def gone() -> bool:
+        return True
+
+    found = asyncio.run(Search(SLO, 5.0, open_loop, closed_loop, gone).run(8.0))
+    assert (found.rate_rps, len(found.probes)) == (None, 2)
+    assert found.why == "the server was gone at 8 requests a second"
+
+
 def _saturated() -> ClientState:
     run = run_of([record(0, 0.0)], 1.0)
     run.health.cpu_s = run.health.wall_s
@@ -146,3 +221,20 @@ def test_a_server_that_answers_nothing_has_no_saturation():
 
     with pytest.raises(Unresolved, match="--sweep: no request was answered"):
         asyncio.run(find_saturation(measure))
+
+
+def test_a_starved_probe_of_a_sweep_is_repeated_and_a_limit_of_the_client_is_told():
+    asked: list[int] = []
+
+    async def measure(places: int, requests: int) -> Level:
+        asked.append(places)
+        records = [record(i, i / places / 10, 0.05, 0.1) for i in range(requests)]
+        run = run_of(records, requests / places / 10)
+        level = make_level({"concurrency": places}, run, LoadOptions(sweep=True), accept_errors=1)
+        starved = places >= 4 or len(asked) == 2
+        return replace(level, client=STARVED) if starved else level
+
+    found = asyncio.run(find_saturation(measure))
+    assert asked == [1, 2, 2, 4, 4, 4]
+    assert "other processes kept the client from running with 4 requests" in found.why
+    assert found.to_json()["why"] == found.why

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from slimgpt.checkpoint.writer import publish
 from slimgpt.cli import run
-from slimgpt.errors import IntegrityError, UsageError
-from slimgpt_bench.results import envelope, read, require_free, save
+from slimgpt.errors import EnvironmentProblem, IntegrityError, Unresolved, UsageError
+from slimgpt_bench.results import envelope, read, require_free, save, saving
 from tests import result_samples as samples
 
 
@@ -66,25 +67,52 @@ def _mask() -> int:
     return mask
 
 
-def test_what_breaks_our_own_schema_is_not_saved_and_leaves_nothing(tmp_path):
+def kept(place: Path) -> dict[str, Any]:
+    """What is left of a measurement that is no result."""
+    assert {path.name for path in place.iterdir()} <= {"unchecked.json", "requests.jsonl"}
+    with pytest.raises(UsageError, match="broke the schema when it was saved"):
+        read(place)
+    found: dict[str, Any] = json.loads((place / "unchecked.json").read_text())
+    return found
+
+
+def test_what_breaks_our_own_schema_is_kept_and_is_no_result(tmp_path):
     document = samples.compare()
     del document["cells"][0]["tpot_s"]["verdict"]
-    with pytest.raises(ValueError, match=r"cells\.0\.tpot_s\.verdict: Field required"):
-        save(tmp_path / "run", document)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(Unresolved, match=r"cells\.0\.tpot_s\.verdict: Field.* is in .*run$"):
+        save(tmp_path / "run", document, [{"ok": True}])
+    assert kept(tmp_path / "run") == json.loads(json.dumps(document))
+    assert (tmp_path / "run" / "requests.jsonl").read_text() == '{"ok": true}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, "fast", True, None])
-def test_what_is_no_number_is_not_saved(tmp_path, wrong):
+def test_what_is_no_number_is_no_result(tmp_path, wrong):
     document = samples.latency()
     document["ttft_s"]["median"] = wrong
-    with pytest.raises(ValueError, match=r"JSON|ttft_s"):
+    with pytest.raises(Unresolved, match=r"JSON|ttft_s"):
         save(tmp_path / "run", document)
+    assert kept(tmp_path / "run")["cells"] == json.loads(json.dumps(document["cells"]))
 
 
-def test_nan_hides_nowhere(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        save(tmp_path / "run", samples.latency(settings={"temperature": math.nan}))
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [
+        *(("settings", x) for x in (math.nan, Path("x"), {1}, "\udc80")),
+        *(("requests", x) for x in (math.nan, Path("x"), {1})),
+    ],
+    ids=repr,
+)
+def test_what_is_no_json_hides_nowhere_and_loses_nothing(tmp_path, where, wrong):
+    document, requests = samples.load()
+    if where == "settings":
+        document["settings"] = {"temperature": wrong}
+    else:
+        requests[3]["ttft_s"] = wrong
+    with pytest.raises(Unresolved, match="what was measured is no result: "):
+        save(tmp_path / "run", document, requests)
+    assert kept(tmp_path / "run")["levels"]
+    assert len((tmp_path / "run" / "requests.jsonl").read_text().splitlines()) == len(requests)
 
 
 @pytest.mark.parametrize(
@@ -96,26 +124,60 @@ def test_nan_hides_nowhere(tmp_path):
         ({"cells": []}, "cells: List should have at least 1 item"),
     ],
 )
-def test_documents_that_contradict_themselves_are_not_saved(tmp_path, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_documents_that_contradict_themselves_are_no_results(tmp_path, change, said):
+    with pytest.raises(Unresolved, match=said):
         save(tmp_path / "run", samples.latency(**change))
+    assert kept(tmp_path / "run")["slimgpt_version"]
 
 
 def test_a_verdict_needs_an_interval(tmp_path):
     document = samples.compare()
     document["cells"][0]["e2e_s"]["interval"] = "insufficient"
-    with pytest.raises(ValueError, match="a verdict without an interval"):
+    with pytest.raises(Unresolved, match="a verdict without an interval"):
         save(tmp_path / "run", document)
 
 
-def test_a_failure_of_the_disk_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_report_for_others_that_can_not_be_made_leaves_the_result(tmp_path):
+    document, requests = samples.load()
+    for record in requests:
+        del record["phase"]
+    with pytest.raises(Unresolved, match=r"the llm-d reports can't be made: KeyError\('phase'\)"):
+        save(tmp_path / "run", document, requests)
+    assert read(tmp_path / "run")["kind"] == "load"
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"result.json", "result.csv", "requests.jsonl"}
 
-    monkeypatch.setattr("slimgpt_bench.results.saving.publish", full)
-    with pytest.raises(OSError, match="No space"):
+
+def test_a_directory_that_came_in_the_meantime_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    with pytest.raises(UsageError, match=r"somebody else in the meantime: .* is in .*run-3$"):
         save(tmp_path / "run", samples.compare())
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "run").iterdir())
+    assert read(tmp_path / "run-3")["kind"] == "compare"
+
+
+def test_a_full_disk_sends_the_result_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+
+    def full(work: Path, place: Path) -> None:
+        if place.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        publish(work, place)
+
+    monkeypatch.setattr(saving, "publish", full)
+    with pytest.raises(EnvironmentProblem, match=r"written: No space left .* is in .*elsewhere"):
+        save(tmp_path / "run", samples.compare())
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    (place,) = (tmp_path / "elsewhere").glob("*/result")
+    assert read(place)["kind"] == "compare"
+
+
+def test_a_name_as_long_as_a_name_may_be_can_be_saved_to(tmp_path):
+    require_free(tmp_path / ("x" * 255))
+    save(tmp_path / ("x" * 255), samples.compare())
+    assert read(tmp_path / ("x" * 255))["kind"] == "compare"
 
 
 def test_an_envelope_tells_version_time_and_command():

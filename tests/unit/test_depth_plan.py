@@ -34,7 +34,8 @@ def test_the_number_of_layers_is_the_nearest_to_the_ratio(dropped: int) -> None:
 @pytest.mark.parametrize(
     ("ratio", "said"),
     [
-        (0.05, "--ratio 0.05 with --method depth: a layer is 0.125 of this decoder; give at least"),
+        (0.05, "--ratio 0.05 with --method depth: a layer is 0.125 of this decoder; give 0.125"),
+        (0.0625, "give 0.125 for one, or 0 to remove nothing"),
         (0.96, "the most that can go is 0.875, all layers but one"),
         (1.0, "--ratio 1: give a fraction of at least 0 and below 1"),
         (-0.1, "--ratio -0.1: give a fraction"),
@@ -79,6 +80,8 @@ def test_windows_stay_with_their_layers() -> None:
     config: Config = {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7}
     kept = Qwen2().keep_layers(config | {"max_window_layers": 2}, [0, 2, 3])
     assert (kept["num_hidden_layers"], kept["max_window_layers"]) == (3, 1)
+    unused = {"num_hidden_layers": 4, "use_sliding_window": False, "max_window_layers": None}
+    assert Qwen2().keep_layers(unused, [0, 3]) == unused | {"num_hidden_layers": 2}
     kinds = ["full_attention", "sliding_attention"] * 2
     assert Llama().keep_layers(config | {"layer_types": kinds}, [0, 3])["layer_types"] == [
         "full_attention",

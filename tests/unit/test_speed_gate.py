@@ -78,6 +78,14 @@ def test_a_line_tells_the_lower_end_and_how_it_was_measured():
     assert 'type="unmeasured"' in junit_xml([result(None)], suite="x")
 
 
+def test_a_limit_within_the_interval_is_missed_with_a_way_out():
+    (line,) = render([result(measured(1.1, 1.35))])
+    assert line.startswith("MISSED speedup: measured 1.1 times, limit at least 1.2, margin -0.1")
+    assert line.endswith("4 rounds; the limit lies between: more rounds tell)")
+    (line,) = render([result(measured(1.1, 1.15))])
+    assert line.endswith("4 rounds)")
+
+
 def test_a_release_is_told_the_verdict_and_the_limit_but_no_time():
     first, second = (result(measured(low)).without_times() for low in (1.25, 1.3))
     assert first == second

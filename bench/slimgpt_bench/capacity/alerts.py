@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from slimgpt_bench.capacity.number import plain
 from slimgpt_bench.capacity.server_metrics import Objective, ServerMetrics, metrics_of
 from slimgpt_bench.capacity.side import Side
 from slimgpt_bench.slo import Slo
@@ -158,8 +159,8 @@ def _queue(metrics: ServerMetrics, side: Side, slo: Slo) -> Iterator[dict[str, A
         f"max by (instance) (avg_over_time({metrics.waiting}[5m])) > {limit}",
         "warning",
         "{{ $labels.instance }} has {{ $value | humanize }} requests waiting",
-        f"More than {limit} wait longer than the objective allows for all of it, at the "
-        f"{side.plan.per_replica_rps.value:.3g} requests/s that a replica is planned for.",
+        f"More than {limit} wait longer than the objective allows for all of it, at the planned "
+        f"{plain(side.plan.per_replica_rps.value or 0.0)} requests/s of a replica.",
         lasting="5m",
     )
 
@@ -190,7 +191,7 @@ def _fleet(metrics: ServerMetrics, side: Side) -> Iterator[dict[str, Any]]:
         f"sum(rate({metrics.ended}[15m])) > {demand:.6g}",
         "warning",
         "{{ $value | humanize }} requests a second are more than the plan is for",
-        f"The plan is for {demand:.6g}, growth and headroom among them: plan again.",
+        f"The plan is for {plain(demand)}, growth and headroom among them: plan again.",
         lasting="15m",
     )
     yield _rule(
@@ -198,7 +199,7 @@ def _fleet(metrics: ServerMetrics, side: Side) -> Iterator[dict[str, Any]]:
         f'sum(rate({metrics.ended}[5m])) / count(up{{job="{JOB}"}} == 1) > {rate:.6g}',
         "critical",
         "each replica that is up gets {{ $value | humanize }} requests a second",
-        f"More than {rate:.6g} is not known to meet the objective: replicas are missing.",
+        f"More than {plain(rate)} is not known to meet the objective: replicas are missing.",
         lasting="5m",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from slimgpt_bench.capacity.fluid import Fluid
-from slimgpt_bench.capacity.number import Number
+from slimgpt_bench.capacity.number import Number, plain
 from slimgpt_bench.capacity.rate import Rate
 from slimgpt_bench.slo import OBJECTIVES, Slo
 
@@ -31,7 +31,7 @@ def utilisations(rate: Rate, best: Fluid, likely: Fluid) -> Mapping[str, Number]
     if highest is None:
         return {}
     fluid = best if rate.measured else likely
-    source = f"at {highest:.4g} requests/s, {fluid.efficiency:.0%} of the roofline's speed"
+    source = f"at {plain(highest)} requests/s, {fluid.efficiency:.0%} of the roofline's speed"
     used = {
         name: Number(value, "share", "modelled", source)
         for name, value in fluid.utilisations(highest).items()
@@ -39,7 +39,7 @@ def utilisations(rate: Rate, best: Fluid, likely: Fluid) -> Mapping[str, Number]
     if not rate.measured:
         return used
     level = rate.near(highest)
-    seen = f"at {level.rate_rps:g} requests/s: {level.in_flight:.3g} were under way"
+    seen = f"at {plain(level.rate_rps)} requests/s: {level.in_flight:.3g} were under way"
     tokens = level.in_flight * fluid.held_tokens / fluid.replica.kv_tokens
     return used | {
         "KV capacity": Number(tokens, "share", "modelled", seen),

@@ -16,7 +16,7 @@ from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.errors import IntegrityError, Unresolved, UsageError
 from slimgpt_bench.accelerators import HERE, Accelerator
 from slimgpt_bench.artefact import Artefact
-from slimgpt_bench.capacity.levels import Raw, Request, raw_levels
+from slimgpt_bench.capacity.levels import Raw, Request, raw_levels, require_whole
 from slimgpt_bench.capacity.number import Label
 from slimgpt_bench.capacity.traffic import Traffic
 from slimgpt_bench.provenance import environment
@@ -117,7 +117,7 @@ def _requests(path: Path, shown: str) -> list[Request]:
     file = _folder(path) / REQUESTS
     try:
         with file.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+            return [require_whole(json.loads(line)) for line in lines]
     except OSError:
         raise IntegrityError(
             f"{shown} has no {REQUESTS}, which attainment is counted in: copy the whole directory"

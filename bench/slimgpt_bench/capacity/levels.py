@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,26 @@ def raw_levels(
             duration = float(level["duration_s"])
             found.append(Raw(float(rate), duration, level["saturated"], tuple(own), run))
     return found, left_out
+
+
+def require_whole(request: Any) -> Request:
+    """A line of ``requests.jsonl``, once all is there that a level is made of.
+
+    Raises:
+        ValueError: it is not, or a time is no finite number.
+    """
+    if not isinstance(request, dict) or not isinstance(request.get("ok"), bool):
+        raise ValueError("a line is no request")
+    always, if_known = ["level", "scheduled_s"], []
+    if request["ok"]:
+        always += ["ttft_s", "e2e_s"]
+        if_known += ["tpot_s", "itl_max_s", "output_tokens"]
+    for name in (*always, *if_known):
+        value = request.get(name)
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if not number and not (name in if_known and name in request and value is None):
+            raise ValueError(f"{name} of a request is {value!r:.40}")
+    return request
 
 
 def _unusable(level: Mapping[str, Any], rate: object, requests: Sequence[Request]) -> str | None:

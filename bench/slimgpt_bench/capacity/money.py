@@ -79,7 +79,7 @@ def _year(replicas: Number, plan: Plan, traffic: Traffic) -> Number:
     price = traffic.price_per_hour or 0.0
     value = None if replicas.value is None else replicas.value * plan.degree * price * YEAR_HOURS
     unit = f"{traffic.currency}/year"
-    return Number(value, unit, replicas.label, f"always on, {YEAR_HOURS:,} hours")
+    return Number(value, unit, replicas.label, f"replicas times the price, {YEAR_HOURS:,} hours")
 
 
 def _following(plan: Plan, rate: Rate, traffic: Traffic) -> Number | None:

@@ -6,9 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from slimgpt_bench.intervals import INSUFFICIENT
 
 Label = Literal["measured", "modelled", "assumed"]
+
+
+def plain(value: float) -> str:
+    """A number for people: four digits, or all that stand before the point; no exponent.
+
+    >>> plain(295735.2), plain(19.2), plain(0.000189), plain(4.0)
+    ('295,735', '19.2', '0.000189', '4')
+    """
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from slimgpt_bench.capacity.autoscaling import (
     horizontal_autoscaler,
     scaled_object,
 )
+from slimgpt_bench.capacity.number import plain
 from slimgpt_bench.capacity.server_metrics import metrics_of
 from slimgpt_bench.capacity.side import Side, Terms
 
@@ -91,8 +92,8 @@ def _head(side: Side, terms: Terms) -> list[str]:
     return [
         f"Made by slimgpt capacity for {metrics_of(side.replica.engine).server}.",
         f"SLO {terms.slo.digest[:12]}: {bounds}, for {terms.slo.attainment:g} of all requests.",
-        f"Plan: {side.plan.planned.value:g} replicas, {terms.margins.spares} of them spare, each "
-        f"for {rate.value:.4g} requests/s ({rate.label}).",
+        f"Plan: {plain(side.plan.planned.value or 0.0)} replicas, {terms.margins.spares} of them "
+        f"spare, each for {plain(rate.value or 0.0)} requests/s ({rate.label}).",
     ]
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from slimgpt_bench.capacity.number import Bounds, Number
+from slimgpt_bench.capacity.number import Bounds, Number, plain
 from slimgpt_bench.capacity.rate import Rate
 from slimgpt_bench.capacity.traffic import Traffic
 
@@ -89,7 +89,7 @@ def make_plan(traffic: Traffic, rate: Rate, margins: Margins, degree: int) -> Pl
         traffic.planned_peak_rps * (1 + margins.headroom),
         "requests/s",
         "assumed",
-        f"peak {traffic.peak_rps:g} with growth {traffic.growth:g} and headroom "
+        f"peak {plain(traffic.peak_rps)} with growth {traffic.growth:g} and headroom "
         f"{margins.headroom:g}",
     )
 

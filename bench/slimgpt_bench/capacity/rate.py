@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimgpt_bench.capacity.fluid import Fluid
-from slimgpt_bench.capacity.number import Bounds, Label, Number
+from slimgpt_bench.capacity.number import Bounds, Label, Number, plain
 from slimgpt_bench.quantity import Resolution, Share
 from slimgpt_bench.slo import Slo
 
@@ -99,7 +99,8 @@ def measured_rate(levels: Sequence[Level], slo: Slo, label: Label, source: str) 
     """From levels of a sweep, read upwards until the first that misses.
 
     The lower bound is the highest rate whose whole interval meets the SLO, the point the highest
-    whose share does, and the upper bound the lowest rate whose whole interval misses it.
+    whose share does, and the upper bound the lowest rate whose whole interval misses it. A rate at
+    which the queue grows is neither of the first two.
 
     Args:
         levels: in any order; at least one.
@@ -111,7 +112,7 @@ def measured_rate(levels: Sequence[Level], slo: Slo, label: Label, source: str) 
     missed = next((x for x in ordered if x.against(slo) == "missed"), None)
     below = [x for x in ordered if missed is None or x.rate_rps < missed.rate_rps]
     met = [x.rate_rps for x in below if x.against(slo) == "met"]
-    likely = [x.rate_rps for x in below if x.attainment.value >= slo.attainment]
+    likely = [x.rate_rps for x in below if x.attainment.value >= slo.attainment and not x.saturated]
     ends = (
         max(met, default=None),
         max(likely, default=None),
@@ -130,7 +131,7 @@ def _hopeless(levels: Sequence[Level], slo: Slo) -> str:
     why = max(best.misses, key=lambda name: best.misses[name]) if best.misses else "the queue grew"
     return (
         f"no measured rate meets the SLO: the best is {best.attainment.value:.1%} at "
-        f"{best.rate_rps:g} requests/s, and {slo.attainment:.1%} must (most often missed: "
+        f"{plain(best.rate_rps)} requests/s, and {slo.attainment:.1%} must (most often missed: "
         f"{why}): measure lower rates, widen the bounds of --slo, or serve a faster model"
     )
 
@@ -139,7 +140,7 @@ def _unsure(levels: Sequence[Level], slo: Slo) -> str:
     best = max(levels, key=lambda x: x.attainment.interval[0])
     low, high = best.attainment.interval
     return (
-        f"no measured rate is sure to meet the SLO: at {best.rate_rps:g} requests/s "
+        f"no measured rate is sure to meet the SLO: at {plain(best.rate_rps)} requests/s "
         f"{best.attainment.value:.1%} of {best.attainment.n} requests do, {low:.1%} to {high:.1%}, "
         f"and {slo.attainment:.1%} must: measure longer, or lower rates"
     )
@@ -152,17 +153,18 @@ def _problems(
     sure = next((x for x in levels if x.rate_rps == bounds.lower.value), None)
     if sure and sure.runs < _ENOUGH_RUNS:
         found.append(
-            f"{sure.rate_rps:g} requests/s was measured in {sure.runs} of {_ENOUGH_RUNS} runs, so "
-            "that how much runs differ is not in the bounds: measure again, the server started anew"
+            f"{plain(sure.rate_rps)} requests/s was measured in {sure.runs} of {_ENOUGH_RUNS} "
+            "runs, so that how much runs differ is not in the bounds: measure again, the server "
+            "started anew"
         )
     if bounds.upper.value is None:
         found.append(
-            "the sweep ends before any rate misses the SLO: fewer replicas may do; measure higher "
-            "rates"
+            "the sweep ends before any rate misses the SLO for sure: fewer replicas may do; "
+            "measure higher rates"
         )
     above = [x for x in levels if x not in below and x.against(slo) == "met"]
     if above:
-        rates = ", ".join(f"{x.rate_rps:g}" for x in above)
+        rates = ", ".join(plain(x.rate_rps) for x in above)
         found.append(
             f"at {rates} requests/s the SLO is met though a lower rate misses it: the levels were "
             "not measured under the same conditions, and only those below the miss are used"

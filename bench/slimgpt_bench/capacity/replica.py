@@ -13,7 +13,7 @@ from slimgpt.checkpoint.onnx_export import read_onnx
 from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.resources import human_bytes
 from slimgpt.shape import ModelShape
-from slimgpt_bench.accelerators import GIB, Accelerator
+from slimgpt_bench.accelerators import GIB, HERE, Accelerator
 from slimgpt_bench.artefact import Artefact
 from slimgpt_bench.capacity.number import Number
 from slimgpt_bench.roofline.products import Numbers
@@ -69,6 +69,8 @@ class Replica:
         sequences: most at once.
         step_tokens: most of one step; prompts share it, and the reading of the weights.
         context: most tokens of a prompt and its answer; None where the config does not say.
+        weights_of_files: the weights are as large as their files, and not as their widths tell.
+        cache_from: what the size of the KV cache follows from, for people.
     """
 
     engine: Literal["vllm", "onnx"]
@@ -83,18 +85,24 @@ class Replica:
     sequences: int
     step_tokens: int
     context: int | None
+    weights_of_files: bool
+    cache_from: str
 
     def to_json(self) -> dict[str, Any]:
-        fixed = f"summed over the layers, of each of {self.degree}"
-        taken = f"{self.accelerator.name}'s memory less weights and activations"
+        of_each = f", on each of {self.degree} accelerators" if self.degree > 1 else ""
+        fixed = f"exact: summed over the layers{of_each}"
+        weights = (self.held.weight_bytes, "B")
+        allowed = "what slimgpt serve allows for"
+        if self.engine == "onnx":
+            allowed += ": what --utilization leaves"
         numbers: Mapping[str, Number] = {
-            "weight_bytes": Number(self.held.weight_bytes, "B", "modelled", fixed),
-            "activation_bytes": Number(
-                self.held.activation_bytes, "B", "modelled", "what slimgpt serve allows for"
-            ),
+            "weight_bytes": Number(*weights, "measured", f"size of the files{of_each}")
+            if self.weights_of_files
+            else Number(*weights, "modelled", fixed),
+            "activation_bytes": Number(self.held.activation_bytes, "B", "modelled", allowed),
             "kv_bytes_per_token": Number(self.held.kv_bytes_per_token, "B", "modelled", fixed),
-            "kv_bytes": Number(self.kv_bytes, "B", "modelled", taken),
-            "kv_tokens": Number(self.kv_tokens, "tokens", "modelled", taken),
+            "kv_bytes": Number(self.kv_bytes, "B", "modelled", self.cache_from),
+            "kv_tokens": Number(self.kv_tokens, "tokens", "modelled", self.cache_from),
             "max_sequences": Number(
                 self.sequences, "sequences", "assumed", "--max-sequences, or the server's default"
             ),
@@ -142,7 +150,16 @@ def replica_of(artefact: Artefact, accelerator: Accelerator, wishes: Wishes) -> 
         sequences=sequences,
         step_tokens=_steps(accelerator, wishes.degree)[0],
         context=artefact.context_length,
+        weights_of_files=quantised,
+        cache_from=_cache_from(accelerator, room),
     )
+
+
+def _cache_from(accelerator: Accelerator, room: int) -> str:
+    if accelerator.platform == "cpu" and room == _MOST_CPU_KV:
+        return "what slimgpt serve gives vLLM on a CPU"
+    owner = "this machine" if accelerator.name == HERE else accelerator.name
+    return f"--utilization of {owner}'s memory, less weights and activations"
 
 
 def _steps(accelerator: Accelerator, degree: int) -> tuple[int, int]:
@@ -224,4 +241,6 @@ def _onnx(artefact: Artefact, accelerator: Accelerator, wishes: Wishes) -> Repli
         sequences=sequences,
         step_tokens=1,  # a prompt at a time
         context=room.capacity,
+        weights_of_files=True,
+        cache_from=f"{sequences} slots of {room.capacity:,} tokens, allocated when it starts",
     )

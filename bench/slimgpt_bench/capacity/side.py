@@ -14,7 +14,7 @@ from slimgpt_bench.capacity.evidence import Evidence, read_evidence
 from slimgpt_bench.capacity.fluid import Fluid
 from slimgpt_bench.capacity.levels import judged
 from slimgpt_bench.capacity.money import Money, cost_of
-from slimgpt_bench.capacity.number import Number
+from slimgpt_bench.capacity.number import Number, plain
 from slimgpt_bench.capacity.plan import Margins, Plan, make_plan
 from slimgpt_bench.capacity.rate import Rate, measured_rate, modelled_rate, no_rate
 from slimgpt_bench.capacity.replica import Replica, Wishes, replica_of
@@ -84,11 +84,9 @@ class Side:
         numbers = {
             "tokens_held": Number(fluid.held_tokens, "tokens", "modelled", f"mean, {sample}"),
             "tokens_at_end": Number(fluid.longest_tokens, "tokens", "modelled", f"p95, {sample}"),
-            "concurrent": Number(
-                fluid.concurrent, "sequences", "modelled", "KV tokens over those held on average"
-            ),
-            "concurrent_worst": Number(
-                fluid.concurrent_worst, "sequences", "modelled", "all near the end, at p95"
+            "concurrent": self._at_once(fluid.concurrent, "KV tokens over those held on average"),
+            "concurrent_worst": self._at_once(
+                fluid.concurrent_worst, "KV tokens over those held near the end, at p95"
             ),
             **self._floors(),
         }
@@ -99,6 +97,12 @@ class Side:
             "levels": [level.to_json(slo) for level in self.rate.levels],
             "utilisation": {name: x.to_json() for name, x in used.items()},
         }
+
+    def _at_once(self, sequences: float, source: str) -> Number:
+        """What the KV cache holds, or what the server takes where that is less."""
+        if sequences == self.replica.sequences:
+            source = f"max_sequences: {source} would be more"
+        return Number(sequences, "sequences", "modelled", source)
 
     def _floors(self) -> dict[str, Number]:
         source = "roofline: no engine is faster"
@@ -194,6 +198,6 @@ def _queues(fluid: Fluid, rate: Rate) -> list[str]:
     if level.in_flight <= fluid.concurrent:
         return []
     return [
-        f"at {found:g} requests/s {level.in_flight:.1f} requests were under way and "
+        f"at {plain(found)} requests/s {level.in_flight:.1f} requests were under way and "
         f"{fluid.concurrent:.1f} fit: the others waited, which is in their time to first token"
     ]

@@ -15,10 +15,12 @@ import numpy as np
 from slimgpt.errors import GateMissed, SlimGPTError, Unresolved
 from slimgpt.progress import Progress
 from slimgpt_bench.capacity.levels import judged, raw_levels
+from slimgpt_bench.capacity.number import plain
 from slimgpt_bench.capacity.rate import Level
 from slimgpt_bench.capacity.side import Side, Terms
 from slimgpt_bench.intervals import INSUFFICIENT
 from slimgpt_bench.load.options import LoadOptions, Warmup
+from slimgpt_bench.load.search import fewest_requests
 from slimgpt_bench.slo import Slo
 from slimgpt_bench.workload.arrivals import Arrivals
 
@@ -36,7 +38,6 @@ class Verification:
     """One run at the planned rate.
 
     Attributes:
-        url: of the replica.
         rate_rps: that was offered.
         predicted: attainment, times, tokens a second.
         measured: likewise.
@@ -46,7 +47,6 @@ class Verification:
         slo: that decides.
     """
 
-    url: str
     rate_rps: float
     predicted: Figures
     measured: Figures
@@ -61,19 +61,24 @@ class Verification:
         return {name: _relative(self.measured.get(name), x) for name, x in self.predicted.items()}
 
     @property
+    def shown(self) -> str:
+        """The address, without a password in it."""
+        return str(self.document["target"]["url"])
+
+    @property
     def problem(self) -> SlimGPTError | None:
         """Why the plan does not stand."""
         if self.level is None:
             why = "; ".join(self.document["problems"]) or "no level was valid"
-            return Unresolved(f"--verify {self.url}: the run is invalid: {why}")
+            return Unresolved(f"--verify {self.shown}: the run is invalid: {why}")
         found = self.level.against(self.slo)
         if found == "met":
             return None
         share = self.level.attainment
         low, high = share.interval
         words = (
-            f"--verify {self.url}: at the planned {self.rate_rps:.3g} requests/s {share.value:.1%} "
-            f"of {share.n} requests meet the SLO, {low:.1%} to {high:.1%}, and "
+            f"--verify {self.shown}: at the planned {plain(self.rate_rps)} requests/s "
+            f"{share.value:.1%} of {share.n} requests meet the SLO, {low:.1%} to {high:.1%}, and "
             f"{self.slo.attainment:.1%} must"
         )
         if found == "missed":
@@ -82,11 +87,12 @@ class Verification:
                 measured=share.value,
                 limit=self.slo.attainment,
             )
-        return Unresolved(f"{words}: give a longer --duration")
+        least = fewest_requests(self.slo) / self.rate_rps
+        return Unresolved(f"{words}: give a longer --duration, {least:,.0f} s at the very least")
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "url": self.document["target"]["url"],
+            "url": self.shown,
             "rate_rps": self.rate_rps,
             "resolution": self.level.against(self.slo) if self.level else "unresolved",
             "level": self.level.to_json(self.slo) if self.level else None,
@@ -132,7 +138,6 @@ def verify(
     levels = judged(raw_levels(result.document, result.requests)[0], terms.slo)
     level = levels[0] if levels else None
     return Verification(
-        url=url,
         rate_rps=rate,
         predicted=predict(side, terms, rate),
         measured=_of_level(level) if level else {},

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slimgpt.calibration import SELF, Calibration, load_calibration
 from slimgpt.checkpoint.reader import Checkpoint
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt.progress import Progress
 from slimgpt.prune.driver import prune
 from slimgpt.prune.options import DEPTH, PruneOptions
 from slimgpt.release.manifest import read_manifest
+from slimgpt.resources import human_bytes
 from slimgpt.shape import ModelShape
 from slimgpt_bench.artefact import Artefact
 
@@ -67,6 +69,22 @@ def layers_to_drop(dense: ModelShape, pruned: ModelShape) -> int:
     return dropped
 
 
+def _require_room(dense: Artefact, dropped: int, work: Path) -> None:
+    """Refuses a folder that can't hold the model, twice while it is put together.
+
+    Raises:
+        EnvironmentProblem: naming what moves it.
+    """
+    made = dense.shape.with_layers(dense.shape.layers[dropped:])
+    needed = round(2 * dense.weight_bytes * made.parameters / dense.shape.parameters)
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise EnvironmentProblem(
+            f"--depth makes a model in {work.parent}, which needs {human_bytes(needed)} of disk, "
+            f"and {human_bytes(free)} are free: set TMPDIR to a folder of another disk"
+        )
+
+
 def make_by_depth(
     dense: Artefact, pruned: Artefact, work: Path, *, device: str, seed: int, progress: Progress
 ) -> ByDepth:
@@ -89,6 +107,7 @@ def make_by_depth(
             "slimgpt prune --method depth and slimgpt export onnx, and give it by --third"
         )
     dropped = layers_to_drop(dense.shape, pruned.shape)
+    _require_room(dense, dropped, work)
     out = work / "by-depth"
     options = PruneOptions(dropped / len(dense.shape.layers), DEPTH, device=device)
 

@@ -10,7 +10,6 @@ from slimgpt_bench.compare.ratios import HEADLINE, expected
 from slimgpt_bench.intervals import FEWEST
 from slimgpt_bench.latency import Cell
 
-
 E2E = "e2e_s"
 
 

@@ -6,7 +6,7 @@ is a part of the spread that the interval has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,16 @@ class Experiment:
                         "prefill_s": times.prefill_s,
                         "token_s": list(times.token_s),
                     }
+
+
+def device_of(options: LatencyOptions, settings: Mapping[str, Any]) -> str:
+    """As this machine calls it: a vLLM worker sees its GPU alone, and gives it no number.
+
+    Args:
+        options: of the workers.
+        settings: as the engine described itself.
+    """
+    return options.device if options.device.startswith("cuda") else str(settings["device"])
 
 
 def order(sides: Sequence[Side]) -> list[Side]:

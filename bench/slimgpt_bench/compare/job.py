@@ -14,7 +14,7 @@ from slimgpt.errors import SlimGPTError, UsageError
 from slimgpt.progress import Progress
 from slimgpt_bench.artefact import describe
 from slimgpt_bench.compare.by_depth import ByDepth, make_by_depth
-from slimgpt_bench.compare.experiment import Experiment, order, run_experiment
+from slimgpt_bench.compare.experiment import Experiment, device_of, order, run_experiment
 from slimgpt_bench.compare.memory import compare_memory
 from slimgpt_bench.compare.prediction import predict
 from slimgpt_bench.compare.ratios import QUANTITIES, cell_ratios, failures
@@ -106,7 +106,7 @@ def compare(dense: Path, pruned: Path, options: CompareOptions, progress: Progre
         "compare",
         artefact=artefacts[PRUNED],
         workload=workload(latency, sides[0].artefact.shape.vocab_size),
-        environment=environment(str(found.settings["device"])),
+        environment=environment(device_of(latency, found.settings)),
         valid=not problems,
         problems=[*problems, *notes],
         dense=artefacts[DENSE],

@@ -16,7 +16,7 @@ _OF_EXPORTS = {
     "--accuracy-level": "accuracy_level",
     "--keep": "keep",
 }
-"""Options of ``slimgpt export onnx`` that decide how fast a graph is, and their manifest entries."""
+"""Options of ``slimgpt export onnx`` that decide the speed, and their entries of a manifest."""
 
 
 def number_format(artefact: Artefact) -> dict[str, str]:

@@ -10,6 +10,7 @@ from slimgpt.checkpoint.reader import BYTES_PER_VALUE
 from slimgpt.progress import Progress, stage
 from slimgpt_bench.accelerators import HERE, find
 from slimgpt_bench.artefact import Artefact
+from slimgpt_bench.compare.experiment import device_of
 from slimgpt_bench.compare.sides import Side
 from slimgpt_bench.latency import LatencyOptions
 from slimgpt_bench.latency.process import worker_environment
@@ -48,8 +49,7 @@ def predict(
         outlook = Outlook(
             Model(dense.shape, _numbers(dense, dtype)),
             Model(pruned.shape, _numbers(pruned, dtype)),
-            # A vLLM worker sees its GPU alone, and calls it by no number.
-            find(HERE, device=options.device if options.device.startswith("cuda") else device),
+            find(HERE, device=device_of(options, settings)),
             prompts_together=together,
         )
         cells = [

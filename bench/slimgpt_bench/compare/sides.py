@@ -90,9 +90,7 @@ def _differences(first: Side, other: Side, options: LatencyOptions) -> Iterator[
         pairs.append(("type of the weights", a.dtype, b.dtype, "give both in the same one"))
         if a.dtype == b.dtype:
             told = number_format(a), number_format(b)
-            pairs += [
-                (key, told[0][key], told[1][key], "give both in the same one") for key in told[0]
-            ]
+            pairs += [(key, told[0][key], told[1][key], "give both alike") for key in told[0]]
     for what, x, y, way_out in pairs:
         if x != y:
             yield (

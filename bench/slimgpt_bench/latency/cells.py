@@ -19,6 +19,13 @@ WARMUP_TIMES = 3
 """Warm-up ends at this many times ``--warmup`` trials even if they do not agree."""
 
 
+SMALLER = "give a smaller --batch, --prompt or --output"
+"""What to do where the memory is not enough."""
+
+MOST_TOKENS = 2**24
+"""Of a batch, prompts and answers: no machine keeps so many, and they take minutes to draw."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One setting.
@@ -61,6 +68,7 @@ class LatencyOptions:
         threads: of one operator on a CPU; None leaves it to the engine.
         compiled: by torch.compile (and CUDA graphs in vLLM); None is the engine's usual.
         seed: of the prompts.
+        arena: ONNX Runtime's, for a CPU's memory; off where its share of memory is measured.
     """
 
     engine: str
@@ -72,6 +80,7 @@ class LatencyOptions:
     threads: int | None = None
     compiled: bool | None = None
     seed: int = 0
+    arena: bool = True
 
     @property
     def context(self) -> int:
@@ -102,13 +111,20 @@ def make_cells(
     """Every combination, each once.
 
     Raises:
-        UsageError: a number below 1.
+        UsageError: a number below 1, or a batch of more than :data:`MOST_TOKENS`.
     """
     for flag, values in (("--batch", batches), ("--prompt", prompts), ("--output", outputs)):
         for value in values:
             if value < 1:
                 raise UsageError(f"{flag} {value}: give 1 or more")
-    return tuple(dict.fromkeys(Cell(*x) for x in product(batches, prompts, outputs)))
+    cells = tuple(dict.fromkeys(Cell(*x) for x in product(batches, prompts, outputs)))
+    largest = max(cells, key=lambda cell: cell.batch * cell.context)
+    if largest.batch * largest.context > MOST_TOKENS:
+        raise UsageError(
+            f"{largest.name} comes to {largest.batch * largest.context:,} tokens at once: give "
+            f"{MOST_TOKENS:,} or fewer"
+        )
+    return cells
 
 
 def require_context(

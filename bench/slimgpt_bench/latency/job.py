@@ -115,7 +115,7 @@ def _engine(artefact: Artefact, asked: str) -> str:
 
 def _require_engine(artefact: Artefact, options: LatencyOptions) -> None:
     if options.engine == "vllm":
-        found = require_vllm(installed_vllm(), "slimgpt bench latency --engine vllm")
+        found = require_vllm(installed_vllm(), "--engine vllm")
         platform_of(options.device, found)
     elif options.engine == "transformers":
         resolve_device(options.device)

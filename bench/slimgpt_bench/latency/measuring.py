@@ -25,7 +25,10 @@ def run_cell(engine: TimedEngine, cell: Cell, options: LatencyOptions, vocabular
         return Trials(cell, (), failed={NOT_FINITE: options.trials})
     warmup: list[float] = []
     while not warm(warmup, options.warmup):
-        warmup.append(engine.time(prompts, cell.output_tokens).e2e_s)
+        trial = engine.time(prompts, cell.output_tokens)
+        if not _whole(trial, cell):  # those that would count are like it
+            return Trials(cell, (), tuple(warmup), False, {NOT_TIMED: options.trials})
+        warmup.append(trial.e2e_s)
     times = [engine.time(prompts, cell.output_tokens) for _ in range(options.trials)]
     good = tuple(x for x in times if _whole(x, cell))
     failed = {NOT_TIMED: len(times) - len(good)} if len(good) < len(times) else {}
@@ -38,8 +41,13 @@ def warm(seconds: Sequence[float], floor: int) -> bool:
 
 
 def agree(seconds: Sequence[float]) -> bool:
-    """Whether the last trials are within a tenth of each other; true for no warm-up at all."""
+    """Whether the last trials are within a tenth of each other; true for no warm-up at all.
+
+    Of two trials both have to agree; one alone agrees with nothing.
+    """
     last = seconds[-_LAST:]
+    if len(last) == 1:
+        return False
     return not last or max(last) - min(last) <= AGREED * statistics.median(last)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def measure_memory(
 ) -> dict[str, dict[str, Any]]:
     """The document's ``memory``, from two fresh processes: one that loads, one that runs too.
 
+    ONNX Runtime on a CPU gets a third, which runs without its arena: what that keeps is the
+    difference.
+
     Args:
         directory: of the model.
         options: the cell of the largest batch times length is run, once.
@@ -42,20 +46,31 @@ def measure_memory(
     """
     cell = largest(options.cells)
 
-    def fresh() -> Worker:
-        return Worker(directory, options, name=name, vocabulary=vocabulary, environ=environ)
+    def fresh(*, arena: bool = True) -> Worker:
+        settings = replace(options, arena=arena)
+        return Worker(directory, settings, name=name, vocabulary=vocabulary, environ=environ)
 
     with fresh() as worker:
         loaded = worker.memory()
     with fresh() as worker:
         worker.forward(cell)
         found = worker.memory()
-    loading = {k: loaded["process"][k] for k in ("pss_bytes", "high_water_bytes")}
+        has_arena = options.engine == "onnx" and worker.describe()["device"] == "cpu"
+    process = found["process"] | {"loading": _of_process(loaded), "cell": cell.to_json()}
+    if has_arena:
+        with fresh(arena=False) as worker:
+            worker.forward(cell)
+            process["without_arena"] = _of_process(worker.memory())
     return {
         "weights": {"file_bytes": file_bytes, **_resident(loaded)},
         **{kind: found[kind] for kind in ("kv", "allocator", "device")},
-        "process": {**found["process"], "loading": loading, "cell": cell.to_json()},
+        "process": process,
     }
+
+
+def _of_process(memory: dict[str, Any]) -> dict[str, Any]:
+    names = "pss_bytes", "anonymous_bytes", "high_water_bytes"
+    return {name: memory["process"][name] for name in names}
 
 
 def largest(cells: tuple[Cell, ...]) -> Cell:
@@ -69,9 +84,11 @@ def _resident(loaded: dict[str, Any]) -> dict[str, Any]:
     process, on_cpu = loaded["process"], loaded["device"]["total_bytes"] is None
     if told["resident_bytes"] is not None or "reason" in told:
         return told
-    if not on_cpu or process["pss_bytes"] is None or process["baseline_bytes"] is None:
+    # Not of the whole PSS: of libraries another process may have taken its share meanwhile.
+    after, before = process["anonymous_bytes"], process["baseline_anonymous_bytes"]
+    if not on_cpu or after is None or before is None:
         return {"resident_bytes": None, "reason": "the engine does not tell"}
     return {
-        "resident_bytes": process["pss_bytes"] - process["baseline_bytes"],
-        "resident_source": "what loading added to the process's PSS: weights, graph and session",
+        "resident_bytes": after - before,
+        "resident_source": "what loading added to the process's memory: weights, graph and session",
     }

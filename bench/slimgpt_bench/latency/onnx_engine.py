@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from slimgpt.errors import UsageError
+from slimgpt.errors import EnvironmentProblem, UsageError
 from slimgpt_bench.decoders import Length, OnnxDecoder
-from slimgpt_bench.latency.cells import Cell, LatencyOptions
+from slimgpt_bench.latency.cells import SMALLER, Cell, LatencyOptions
 from slimgpt_bench.latency.clocks import HostClock, finite, timed
 from slimgpt_bench.latency.driver_memory import gpu_memory
 from slimgpt_bench.latency.kv_memory import NO_DEVICE, kv_document
@@ -23,7 +23,7 @@ from slimgpt_serve.preflight.machine import free_memory_bytes
 require_device("cpu", "float32", "", in_place=True)  # imports the package, or says what is missing
 
 _NO_COUNT = "ONNX Runtime does not tell what its arena holds: see process"
-_ARENA = "on (ONNX Runtime's default, and what slimgpt serve runs with)"
+_ARENA = {True: "on (ONNX Runtime's default, and what slimgpt serve runs with)", False: "off"}
 
 
 class OnnxEngine:
@@ -41,7 +41,10 @@ class OnnxEngine:
                 "again with another --precision"
             )
         self._free_bytes = free_memory_bytes()
-        self._decoder = OnnxDecoder(directory, device=options.device, threads=options.threads)
+        self._arena = _ARENA[options.arena]
+        self._decoder = OnnxDecoder(
+            directory, device=options.device, threads=options.threads, arena=options.arena
+        )
         self._clock = HostClock()
 
     def describe(self) -> dict[str, Any]:
@@ -58,12 +61,18 @@ class OnnxEngine:
             "threads": session.threads,
             "clock": "perf_counter",
             "prefill": f"row by row, {PREFILL_CHUNK} tokens at a time",
-            "arena": _ARENA,
+            "arena": self._arena,
         }
 
     def prepare(self, cell: Cell) -> None:
         self._cell = cell
-        self._decoder.prepare(Length(cell.prompt_tokens, cell.output_tokens), cell.batch)
+        length = Length(cell.prompt_tokens, cell.output_tokens)
+        try:
+            self._decoder.prepare(length, cell.batch)
+        except EnvironmentProblem as reason:  # it names the options of other commands
+            raise EnvironmentProblem(
+                f"{str(reason).partition(': ask for')[0]}: {SMALLER}"
+            ) from None
 
     def finite(self, prompts: Sequence[Sequence[int]], output_tokens: int) -> bool:
         try:
@@ -95,7 +104,7 @@ class OnnxEngine:
                 "peak_allocated_bytes": None,
                 "peak_reserved_bytes": None,
                 "reason": _NO_COUNT,
-                "arena": _ARENA,
+                "arena": self._arena,
             },
             "device": dict(NO_DEVICE) if on_cpu else gpu_memory(session.index, os.environ),
         }

@@ -13,14 +13,17 @@ class Held:
     """Memory of a process and all its children.
 
     Attributes:
-        pss_bytes: proportional set size: pages that n processes share count 1/n for each; None
-            where the system does not say.
+        pss_bytes: proportional set size: pages that n processes share count 1/n for each, so
+            another process that starts with the same libraries makes it less; None where the
+            system does not say.
+        anonymous_bytes: of these, what no file is behind, like tensors: libraries are not in it.
         high_water_bytes: most resident memory since each process started (VmHWM), summed over
             them: beyond the true peak where they peaked at different times.
         processes: that were counted.
     """
 
     pss_bytes: int | None
+    anonymous_bytes: int | None
     high_water_bytes: int | None
     processes: int
 
@@ -35,9 +38,12 @@ def held(pid: int) -> Held:
         pid: of a living process of this user.
     """
     tree = _tree(pid)
-    pss = [x for p in tree if (x := _field(Path(f"/proc/{p}/smaps_rollup"), "Pss")) is not None]
-    peak = [x for p in tree if (x := _field(Path(f"/proc/{p}/status"), "VmHWM")) is not None]
-    return Held(sum(pss) if pss else None, sum(peak) if peak else None, len(tree))
+    return Held(
+        _sum(tree, "smaps_rollup", "Pss"),
+        _sum(tree, "smaps_rollup", "Pss_Anon"),
+        _sum(tree, "status", "VmHWM"),
+        len(tree),
+    )
 
 
 def forget_high_water() -> bool:
@@ -59,6 +65,13 @@ def _tree(pid: int) -> list[int]:
             except OSError:  # the thread is over
                 continue
     return found
+
+
+def _sum(tree: list[int], file: str, key: str) -> int | None:
+    """Of those that are still there; None for none."""
+    told = [_field(Path(f"/proc/{pid}/{file}"), key) for pid in tree]
+    found = [x for x in told if x is not None]
+    return sum(found) if found else None
 
 
 def _field(path: Path, key: str) -> int | None:

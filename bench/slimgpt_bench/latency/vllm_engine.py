@@ -20,7 +20,7 @@ _STEP = 2048
 _SHARE = 0.9
 """Of a GPU's memory, vLLM's own default: weights and KV cache share it."""
 
-_FOUND = require_vllm(installed_vllm(), "slimgpt bench latency --engine vllm")
+_FOUND = require_vllm(installed_vllm(), "--engine vllm")
 Served.load()  # the package, so that what it takes is not counted as the model's
 
 
@@ -90,7 +90,7 @@ class VllmEngine:
             "threads": about["threads"],
             "threads_bound": os.environ.get("VLLM_CPU_OMP_THREADS_BIND"),
             "clock": "perf_counter, as each step of the engine returns",
-            "prefill": "the whole batch in one step",
+            "prefill": "the whole batch in one step, which chooses the first token too",
             "gpu_memory_utilization": _SHARE if self._platform == "cuda" else None,
             "block_tokens": about["block_tokens"],
         }
@@ -108,7 +108,6 @@ class VllmEngine:
         return Times(token_s[0], token_s)
 
     def memory(self) -> dict[str, Any]:
-
         from slimgpt_bench.latency.torch_memory import (
             allocator,
             device_memory,

@@ -1,4 +1,4 @@
-"""One engine in a process of its own: ``python -m slimgpt_bench.latency.worker``.
+"""One engine in a process of its own: ``python -m slimgpt_bench.latency.worker PARENT``.
 
 One JSON object a line comes in on standard input, the first with the model's directory and the
 options; one a line goes out where standard output was: ``{"ok": ...}``, or ``{"error": ...}`` for
@@ -16,7 +16,8 @@ from typing import Any
 from slimgpt.checkpoint.reader import read_config
 from slimgpt.cli import out_of_memory
 from slimgpt.errors import EnvironmentProblem, SlimGPTError
-from slimgpt_bench.latency.cells import Cell, LatencyOptions, prompts_of
+from slimgpt_bench.child import end_with_parent
+from slimgpt_bench.latency.cells import SMALLER, Cell, LatencyOptions, prompts_of
 from slimgpt_bench.latency.measuring import run_cell
 from slimgpt_bench.latency.process_memory import forget_high_water, held
 from slimgpt_bench.latency.protocol import engine_class
@@ -53,6 +54,7 @@ class Job:
             **held(os.getpid()).to_json(),
             "high_water_since": self._high_water_since,
             "baseline_bytes": self._baseline.pss_bytes,
+            "baseline_anonymous_bytes": self._baseline.anonymous_bytes,
         }
         return {**self._engine.memory(), "process": process}
 
@@ -63,6 +65,7 @@ def _vocabulary(directory: Path) -> int:
 
 def main() -> None:
     """Loads what the first line names, then answers line by line."""
+    end_with_parent(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to standard error
     job: Job | None = None
@@ -85,9 +88,7 @@ def main() -> None:
         answers.flush()
 
 
-NO_MEMORY = (
-    "the memory is not enough: give a smaller --batch, --prompt or --output, or a smaller --dtype"
-)
+NO_MEMORY = f"the memory is not enough: {SMALLER}, or a smaller --dtype"
 
 
 def _told(error: SlimGPTError) -> dict[str, str]:

@@ -10,7 +10,7 @@ from slimgpt_bench.load.record import Record
 
 DONE = "[DONE]"
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
-_LONGEST_DETAIL = 200
+_MOST_TOKENS = 10**9
 
 
 class Answer:
@@ -37,7 +37,7 @@ class Answer:
             return
         if not isinstance(told, dict):
             self._fail("bad_response", f"an event is no object: {data}")
-        elif told.get("error"):
+        elif told.get("error") or told.get("object") == "error":
             self._fail("error_in_stream", error_text(told))
         else:
             self._take(at, told)
@@ -65,7 +65,7 @@ class Answer:
                 self._finish = reason
 
     def _fail(self, kind: str, detail: str) -> None:
-        self.failure = self.failure or (kind, detail[:_LONGEST_DETAIL])
+        self.failure = self.failure or (kind, detail)
 
     def settle(self, record: Record) -> None:
         """Writes down what came, once the stream has ended."""
@@ -99,13 +99,13 @@ class Answer:
         with_end = all_of_them + ([self._finish_at] if self._finish_at is not None else [])
         if tokens and len(all_of_them) == tokens:
             return all_of_them
-        if tokens and len(with_end) == tokens > 1:
+        if tokens and len(with_end) == tokens:
             return with_end
         return [at for at, has_text in self._chunks if has_text]
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def error_text(told: Any) -> str:
@@ -113,4 +113,7 @@ def error_text(told: Any) -> str:
     error = told.get("error", told) if isinstance(told, dict) else told
     if isinstance(error, dict):
         error = error.get("message", error)
-    return " ".join(str(error).split())[:_LONGEST_DETAIL]
+    try:
+        return str(error)
+    except RecursionError:
+        return "an error that is nested too deep to be shown"

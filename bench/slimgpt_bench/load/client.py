@@ -26,7 +26,8 @@ from slimgpt_bench.load.record import Record
 from slimgpt_bench.load.sse import EventReader, TooLarge
 
 _STREAM = "text/event-stream"
-_ERROR_BYTES = 65_536
+_ERROR_BYTES, _WHOLE_BYTES = 65_536, 2**24
+_LONGEST_DETAIL = 200
 _ANSWER_BYTES = 2**28
 _IDLE_S = 2.0
 """Below what servers close idle connections after (uvicorn: 5 s): a request on one that is just
@@ -45,7 +46,7 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
-        self._url, self._timeout_s = url, timeout_s
+        self._url, self._key, self._timeout_s = url, api_key, timeout_s
         self._headers = {"Accept-Encoding": "identity"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -77,8 +78,7 @@ class Client:
         try:
             async with asyncio.timeout(_GET_S):
                 async with self._session.get(self._url + path, allow_redirects=False) as response:
-                    body = await response.content.read(2**24)
-                    return response.status, body.decode("utf-8", "replace")
+                    return response.status, await _text(response, _WHOLE_BYTES)
         except (TimeoutError, aiohttp.ClientError) as reason:
             raise OSError(str(reason) or type(reason).__name__) from None
 
@@ -93,8 +93,7 @@ class Client:
                 async with self._session.post(
                     self._url + path, json=body, allow_redirects=False
                 ) as response:
-                    text = (await response.content.read(2**24)).decode("utf-8", "replace")
-                    return response.status, text
+                    return response.status, await _text(response, _WHOLE_BYTES)
         except (TimeoutError, aiohttp.ClientError) as reason:
             raise OSError(str(reason) or type(reason).__name__) from None
 
@@ -121,11 +120,17 @@ class Client:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as reason:
             answer.settle(record)
-            # A connection that ends within a stream has told something; one that ends before, not.
-            kind = "connect" if record.status is None else "truncated"
-            kind = "no_tokens" if kind == "truncated" and not record.times else kind
-            _fail(record, kind, str(reason) or type(reason).__name__)
+            _fail(record, _broken(record, reason), str(reason) or type(reason).__name__)
             record.out_of_files = _errno(reason) in (errno.EMFILE, errno.ENFILE)
+        finally:
+            record.detail = self._harmless(record.detail)
+
+    def _harmless(self, detail: str) -> str:
+        """Words of a server for a line of ours: short, printable, and without the key."""
+        if self._key:
+            detail = detail.replace(self._key, "***")
+        line = " ".join(detail.split())[:_LONGEST_DETAIL]
+        return "".join(x if x.isprintable() else "?" for x in line)
 
     async def _exchange(self, path: str, data: bytes, record: Record, answer: Answer) -> None:
         async with self._session.post(
@@ -136,8 +141,7 @@ class Client:
         ) as response:
             record.status = response.status
             if response.status != _OK or response.content_type != _STREAM:
-                body = await response.content.read(_ERROR_BYTES)
-                _fail(record, *_no_stream(response.status, body.decode("utf-8", "replace")))
+                _fail(record, *_no_stream(response.status, await _text(response, _ERROR_BYTES)))
                 return
             try:
                 await _read(response.content, answer)
@@ -147,6 +151,15 @@ class Client:
         answer.settle(record)
         if record.failure:
             _fail(record, record.failure, record.detail)
+
+
+async def _text(response: aiohttp.ClientResponse, most: int) -> str:
+    """All of a body, up to so many bytes: one read gives what has come so far."""
+    parts, left = [], most
+    while left > 0 and (part := await response.content.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts).decode("utf-8", "replace")
 
 
 async def _read(content: aiohttp.StreamReader, answer: Answer) -> None:
@@ -181,8 +194,17 @@ def _no_stream(status: int, body: str) -> tuple[str, str]:
 
 
 def _fail(record: Record, kind: str, detail: str) -> None:
-    record.failure, record.detail = kind, " ".join(detail.split())[:200]
+    record.failure, record.detail = kind, detail
     record.ended = time.perf_counter()
+
+
+def _broken(record: Record, reason: BaseException) -> str:
+    """Class of an exchange that broke: before an answer, within its head, or within its stream."""
+    if record.status is None:
+        # A head that is no HTTP, or a compression that was not asked for: somebody is there.
+        nonsense = isinstance(reason, aiohttp.ClientResponseError)
+        return "bad_response" if nonsense else "connect"
+    return "truncated" if record.times else "no_tokens"
 
 
 def _errno(reason: BaseException) -> int | None:

@@ -17,7 +17,7 @@ LEAST_TAIL_S, TAIL_SHARE = 0.05, 0.25
 """Likewise, for its 95th percentile: a busy machine wakes anyone late now and then."""
 FEWEST = 20
 """Looks and requests for a 95th percentile; of fewer nothing is said."""
-BUSY_SHARE = 0.9
+BUSY_SHARE, IDLE_SHARE = 0.9, 0.5
 """Of a core: beyond it an event loop has a queue of its own."""
 
 _PERCENTILES = {"p50": "median", "p95": "95th percentile"}
@@ -33,6 +33,7 @@ class ClientState:
         cpu_share: of one core.
         limits_s: what both should stay below, by percentile.
         reasons: why it was saturated; empty where it was not.
+        starved: it was late although it had little to do: other processes took its core.
     """
 
     late_s: dict[str, float]
@@ -40,6 +41,7 @@ class ClientState:
     cpu_share: float
     limits_s: dict[str, float]
     reasons: tuple[str, ...]
+    starved: bool = False
 
     @property
     def saturated(self) -> bool:
@@ -52,6 +54,7 @@ class ClientState:
             "cpu_share": self.cpu_share,
             "limits_s": self.limits_s,
             "saturated": self.saturated,
+            "starved": self.starved,
             "reasons": list(self.reasons),
         }
 
@@ -84,9 +87,12 @@ def judge_client(run: Run, typical_s: float) -> ClientState:
             reasons.append(f"{what} {found[over[0]] * 1e3:.0f} ms late ({_PERCENTILES[over[0]]})")
     if share > BUSY_SHARE and len(run.health.lags) >= FEWEST:
         reasons.append(f"it used {share:.0%} of a core")
+    starved = bool(reasons) and share < IDLE_SHARE
+    if starved:
+        reasons.append(f"it used {share:.0%} of a core, so other processes kept it from running")
     if any(x.out_of_files for x in run.records):
         reasons.append("it had no file descriptor left for a connection (see ulimit -n)")
-    return ClientState(late, lag, share, limits, tuple(reasons))
+    return ClientState(late, lag, share, limits, tuple(reasons), starved)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

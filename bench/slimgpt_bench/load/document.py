@@ -76,7 +76,7 @@ def _load(options: LoadOptions, plan: Plan) -> dict[str, Any]:
         "concurrency_cap": options.concurrency_cap,
         "duration_s": options.duration_s,
         "requests": options.requests,
-        "warmup": {"requests": options.warmup.requests, "seconds": options.warmup.seconds},
+        "warmup": {"requests": options.before.requests, "seconds": options.before.seconds},
         "endpoint": options.endpoint,
         "timeout_s": options.timeout_s,
         "accept_errors": options.accept_errors,
@@ -142,9 +142,21 @@ def _missing(level: Level, options: LoadOptions) -> list[str]:
 def _not_found(plan: Plan) -> list[str]:
     """Why a search has no rate to tell."""
     search = plan.search
-    if not search or search["kind"] != "slo" or search["rate_rps"] is not None:
+    if not search or search["kind"] != "slo":
         return []
+    if search["rate_rps"] is not None:
+        return _open_ended(search)
     return [
         f"--find-rate found no rate that meets the SLO: {search['why']}; at best "
         f"{search['best_attainment']:.1%} of the requests met every bound"
+    ]
+
+
+def _open_ended(search: Mapping[str, Any]) -> list[str]:
+    """A rate that meets the SLO is not the highest where nothing above it was seen to miss."""
+    if search["too_high_rps"] is not None:
+        return []
+    return [
+        f"--find-rate: {search['rate_rps']:g} requests a second meet the SLO, and perhaps more do: "
+        f"{search['why']}"
     ]

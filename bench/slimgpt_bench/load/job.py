@@ -19,7 +19,7 @@ from slimgpt_bench.load.document import Plan, document
 from slimgpt_bench.load.health import allow_many_files
 from slimgpt_bench.load.level import Level, make_level
 from slimgpt_bench.load.open_loop import open_loop
-from slimgpt_bench.load.options import LoadOptions, Warmup, check
+from slimgpt_bench.load.options import LoadOptions, check
 from slimgpt_bench.load.record import Record
 from slimgpt_bench.load.search import Search
 from slimgpt_bench.load.sweep import find_saturation
@@ -31,7 +31,6 @@ from slimgpt_bench.workload.workload import Workload
 
 _ANY_ERRORS = 1.0
 """Beyond the saturation failures are what is to be seen."""
-_SHORTEST_WARMUP = Warmup(0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class _Job:
     async def _search(self) -> Plan:
         options = self._options
         assert options.slo
-        search = Search(options.slo, options.duration_s, self._open, self._closed)
+        search = Search(options.slo, options.duration_s, self._open, self._closed, self._gone)
         found = await search.run(options.rates[0] if options.rates else None)
         self.levels.sort(key=lambda level: level.offered.get("rate_rps", math.inf))
         # What was found comes first: it is what the document tells at its top.
@@ -183,7 +182,7 @@ class _Job:
         options = self._options
         arrivals = Arrivals(rate, options.arrival, options.burstiness)
         most = None if options.mode == "search" else options.requests
-        window = Window(options.warmup, seconds, most, options.timeout_s)
+        window = Window(options.before, seconds, most, options.timeout_s)
         total = most or max(1, round(rate * seconds))
         requests = self._workload.open(next(self._numbers), arrivals)
         with stage(self._progress, f"{where}{rate:g} requests a second", total):
@@ -196,8 +195,7 @@ class _Job:
         options, trace = self._options, self._workload.trace
         assert trace
         scale = options.rates[0] / trace.rate_rps if options.rates else 1.0
-        warmup = options.warmup if options.warmup != Warmup() else _SHORTEST_WARMUP
-        window = Window(warmup, None, options.requests, options.timeout_s, cooldown=False)
+        window = Window(options.before, None, options.requests, options.timeout_s, cooldown=False)
         with stage(self._progress, "trace", len(trace.rows)):
             run = await open_loop(
                 self._workload.replay(scale or 1.0),
@@ -215,7 +213,7 @@ class _Job:
         self, places: int, requests: int | None, where: str = "", *, kept: bool = True
     ) -> Level:
         options = self._options
-        window = Window(options.warmup, options.duration_s, requests, options.timeout_s)
+        window = Window(options.before, options.duration_s, requests, options.timeout_s)
         # Without a number of requests the time is what passes.
         total = requests or max(1, round(options.duration_s))
         tell = self._tell if requests else lambda _: None

@@ -45,7 +45,7 @@ async def open_loop(
         if record.phase == "measured":
             tell(record)
 
-    run = Run()
+    run = Run(to_the_end=not window.cooldown)
     async with watched(run), asyncio.TaskGroup() as tasks:
         level = _Level(run, window, tasks)
         await level.sow(requests, one)
@@ -85,7 +85,11 @@ class _Level:
 
     def _start(self, sending: Coroutine[Any, Any, None], phase: Phase) -> None:
         kept = self._measured if phase == "measured" else self._others
-        task = self._tasks.create_task(sending)
+        try:
+            task = self._tasks.create_task(sending)
+        except RuntimeError:  # the group is ending: Python would warn of what never began
+            sending.close()
+            raise
         kept.add(task)
         task.add_done_callback(kept.discard)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,7 +65,7 @@ class LoadOptions:
         burstiness: shape of ``gamma``.
         concurrency_cap: most requests under way in an open loop; the others wait, and their times
             run on.
-        warmup: see :class:`Warmup`.
+        warmup: None is ten requests, and nothing before a trace.
         prompt: lengths, as :class:`slimgpt_bench.workload.lengths.Lengths` spells them.
         output: likewise.
         dataset: file of prompts.
@@ -96,7 +94,7 @@ class LoadOptions:
     arrival: str = "poisson"
     burstiness: float = 1.0
     concurrency_cap: int | None = None
-    warmup: Warmup = field(default_factory=Warmup)
+    warmup: Warmup | None = None
     prompt: str | None = None
     output: str | None = None
     dataset: Path | None = None
@@ -123,6 +121,11 @@ class LoadOptions:
         if self.trace:
             return "trace"
         return "closed" if self.concurrency else "open"
+
+    @property
+    def before(self) -> Warmup:
+        """The warm-up of a level."""
+        return self.warmup or Warmup(0 if self.mode == "trace" else _DEFAULT_WARMUP)
 
     @property
     def arrival_kind(self) -> str:
@@ -216,45 +219,3 @@ def _check_numbers(options: LoadOptions) -> None:
 
 def _whole(value: int | None) -> bool:
     return value is None or value >= 1
-
-
-def numbers(text: str, flag: str) -> tuple[float, ...]:
-    """``1,2,4`` as numbers, each once.
-
-    Raises:
-        UsageError: a part is none.
-    """
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text}: give numbers with commas between, like 1,2,4") from None
-    return tuple(dict.fromkeys(found))
-
-
-def whole_numbers(text: str, flag: str) -> tuple[int, ...]:
-    """Likewise, without fractions.
-
-    Raises:
-        UsageError: a part is no whole number.
-    """
-    found = numbers(text, flag)
-    if any(not math.isfinite(x) or x != int(x) for x in found):
-        raise UsageError(f"{flag} {text}: give whole numbers with commas between, like 1,4,16")
-    return tuple(int(x) for x in found)
-
-
-def body_fields(text: str | None) -> Mapping[str, Any]:
-    """``--extra-body``: a JSON object.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as reason:
-        raise UsageError(f"--extra-body is no JSON ({reason}): give an object") from None
-    if not isinstance(found, dict):
-        raise UsageError("--extra-body is no object: give one, like '{\"temperature\": 1}'")
-    return found

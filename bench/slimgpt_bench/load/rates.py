@@ -2,8 +2,9 @@
 
 An open loop's are counted within the measured part, whenever they were asked for: in a steady state
 as many come in at its beginning as go out at its end, and a server that lags behind is not credited
-with what it does later. A closed loop's follow from Little's law (places = rate x time): its
-requests come and go in step, so that a count would be off by as many as there are places.
+with what it does later. A trace has no such state: it is counted until its last answer. A closed
+loop's follow from Little's law (places = rate x time): its requests come and go in step, so that a
+count would be off by as many as there are places.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ def window_s(run: Run) -> float:
     found = run.end - run.begin
     if found > 0:
         return found
-    ends = [x.ended for x in run.records if x.ended is not None]
-    return max([end - run.begin for end in ends], default=0.0) or 1.0
+    last = max([x.ended for x in run.records if x.ended is not None], default=run.begin)
+    # A client that gave up in its warm-up has nothing behind the beginning.
+    return last - run.begin if last > run.begin else 1.0
 
 
 def counted(run: Run, good: Good) -> Rates:
     """Of an open loop."""
-    seconds = window_s(run)
-    end = run.begin + seconds
+    end = run.begin + window_s(run)
+    if run.to_the_end:
+        end = max([end, *(x.ended for x in run.records if x.ok and x.ended is not None)])
+    seconds = end - run.begin
     ok = [x for x in run.records if x.ok and run.begin < (x.ended or 0.0) <= end]
     times = [x.ended or 0.0 for x in ok if good(x)]
     parts, _ = np.histogram(times, bins=SLICES, range=(run.begin, end))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from slimgpt_bench.load.level import Level
@@ -16,7 +17,9 @@ RESOLUTION = 1.1
 LONGEST = 20
 """A probe may take so many times --duration, for a low rate has few requests."""
 _LONGER = 3
-_AGAIN = 2
+_TRIES = 2
+_STARVED_TRIES = 3
+"""Of a probe in which other processes kept the client from running: that is no limit of its own."""
 _MARGIN = 2.0
 _MOST_PROBES = 20
 _HALVINGS = 6
@@ -28,6 +31,12 @@ Open = Callable[[float, float], Awaitable[Level]]
 """Measures an open loop: rate, and seconds."""
 Closed = Callable[[int, int], Awaitable[Level]]
 """Measures a closed loop: places, and requests."""
+Gone = Callable[[], Awaitable[bool]]
+"""Whether the server does not answer any more."""
+
+
+async def _never() -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -36,8 +45,8 @@ class Found:
 
     Attributes:
         rate_rps: highest rate that met the SLO with its lower bound; None for none.
-        too_high_rps: lowest rate that missed it or could not be told; None where the client ended
-            the search.
+        too_high_rps: lowest rate that missed it or could not be told; None where none was tried
+            before the client or the server ended the search.
         best: highest share of requests that met every bound, of all that was tried.
         probes: rate, seconds and verdict of each.
         why: what ended it.
@@ -84,27 +93,29 @@ class Search:
         duration_s: of a probe, at least.
         open_loop: measures a rate.
         closed_loop: measures one request at a time.
+        gone: asked where no request was answered.
     """
 
-    def __init__(self, slo: Slo, duration_s: float, open_loop: Open, closed_loop: Closed) -> None:
+    def __init__(
+        self,
+        slo: Slo,
+        duration_s: float,
+        open_loop: Open,
+        closed_loop: Closed,
+        gone: Gone = _never,
+    ) -> None:
         self._slo, self._duration_s = slo, duration_s
-        self._open, self._closed = open_loop, closed_loop
+        self._open, self._closed, self._gone = open_loop, closed_loop, gone
         self.found = Found()
 
     async def run(self, start: float | None) -> Found:
         """Searches from a rate; without one, from half of what one request at a time gives."""
-        for _ in range(_AGAIN):  # a machine that is busy for a moment is not the client's limit
-            alone = await self._closed(1, _SINGLE)
-            verdict = judge(alone, self._slo)
-            self._note({"concurrency": 1}, alone, verdict)
-            if verdict != "client":
-                break
-        if verdict in ("missed", "client"):
-            self.found.why = (
-                "even one request at a time misses the SLO"
-                if verdict == "missed"
-                else "the client is saturated by one request at a time"
-            )
+        alone, verdict = await self._measured({"concurrency": 1}, lambda: self._closed(1, _SINGLE))
+        if verdict == "missed":
+            self.found.why = "even one request at a time misses the SLO"
+        elif verdict == "client":
+            self.found.why = self._client_limit(alone, "by one request at a time")
+        if self.found.why:
             return self.found
         begin = start or _START_SHARE / max(alone.quantities["e2e_s"].median, 1e-6)
         await self._bracket(begin)
@@ -116,8 +127,7 @@ class Search:
         halvings = 0
         while len(self.found.probes) < _MOST_PROBES:
             verdict = await self._probe(rate)
-            if verdict == "client":
-                self.found.why = f"the client is saturated at {rate:g} requests a second"
+            if self.found.why:
                 return
             if verdict == "met":
                 self.found.rate_rps = rate
@@ -137,7 +147,8 @@ class Search:
 
     async def _bisect(self) -> None:
         while (
-            self.found.rate_rps is not None
+            not self.found.why
+            and self.found.rate_rps is not None
             and self.found.too_high_rps is not None
             and self.found.too_high_rps / self.found.rate_rps > RESOLUTION
             and len(self.found.probes) < _MOST_PROBES
@@ -146,22 +157,49 @@ class Search:
             verdict = await self._probe(rate)
             if verdict == "met":
                 self.found.rate_rps = rate
-            else:
+            elif not self.found.why:
                 self.found.too_high_rps = rate
+        if len(self.found.probes) >= _MOST_PROBES:
+            self.found.why = self.found.why or f"{_MOST_PROBES} probes were not enough"
 
     async def _probe(self, rate: float) -> Verdict:
-        """Measures a rate, and longer where that does not tell."""
+        """Measures a rate, and longer where that does not tell; sets ``why`` to end the search."""
         longest = LONGEST * self._duration_s
         seconds = min(longest, max(self._duration_s, _MARGIN * fewest_requests(self._slo) / rate))
-        for _ in range(_AGAIN):
-            level = await self._open(rate, seconds)
-            verdict = judge(level, self._slo)
-            self._note({"rate_rps": rate, "duration_s": seconds}, level, verdict)
-            if verdict in ("met", "missed"):
+        for _ in range(_TRIES):
+            level, verdict = await self._measured(
+                {"rate_rps": rate, "duration_s": seconds},
+                partial(self._open, rate, seconds),
+            )
+            if verdict != "unresolved":
                 break
-            if verdict == "unresolved":
-                seconds = min(longest, _LONGER * seconds)
+            seconds = min(longest, _LONGER * seconds)
+        if verdict == "client":
+            self.found.why = self._client_limit(level, f"at {rate:g} requests a second")
+        elif not level.ok and await self._gone():
+            self.found.why = f"the server was gone at {rate:g} requests a second"
         return verdict
+
+    async def _measured(
+        self, offered: dict[str, float], measure: Callable[[], Awaitable[Level]]
+    ) -> tuple[Level, Verdict]:
+        """A probe; again where the client was kept from running, which says nothing of the rate."""
+        for _ in range(_STARVED_TRIES):
+            level = await measure()
+            verdict = judge(level, self._slo)
+            self._note(offered, level, verdict)
+            if not level.client.starved:
+                break
+        return level, verdict
+
+    @staticmethod
+    def _client_limit(level: Level, where: str) -> str:
+        if level.client.starved:
+            return (
+                f"other processes kept the client from running {where}, {_STARVED_TRIES} times in "
+                "a row: leave it a core of its own"
+            )
+        return f"the client is saturated {where}"
 
     def _note(self, offered: dict[str, float], level: Level, verdict: Verdict) -> None:
         share = level.attainment.value if level.attainment else 0.0

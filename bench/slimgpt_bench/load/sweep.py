@@ -16,6 +16,8 @@ LEAST_GAIN = 1.05
 MOST_PLACES = 256
 _ROUNDS = 6
 _FEWEST = 12
+_STARVED_TRIES = 3
+"""Of a probe in which other processes kept the client from running."""
 
 Closed = Callable[[int, int], Awaitable[Level]]
 """Measures a closed loop: places, and requests."""
@@ -28,13 +30,20 @@ class Saturation:
     Attributes:
         rate_rps: answers a second.
         probes: what was tried, in order.
+        why: what ended the search other than that more places brought no more: it may be higher.
     """
 
     rate_rps: float = 0.0
     probes: list[dict[str, Any]] = field(default_factory=list)
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "sweep", "saturation_rps": self.rate_rps, "probes": self.probes}
+        return {
+            "kind": "sweep",
+            "saturation_rps": self.rate_rps,
+            "probes": self.probes,
+            "why": self.why,
+        }
 
     def rates(self) -> list[float]:
         """Of the levels, to three digits."""
@@ -49,19 +58,15 @@ async def find_saturation(measure: Closed) -> Saturation:
     """
     found, places = Saturation(), 1
     while places <= MOST_PLACES:
-        level = await measure(places, max(_FEWEST, _ROUNDS * places))
+        level = await _probed(measure, places, found)
         best = found.rate_rps
         found.rate_rps = max(best, level.rates.answers)
-        found.probes.append(
-            {
-                "concurrency": places,
-                "achieved_rps": level.rates.answers,
-                "requests": {"sent": level.sent, "ok": level.ok, "failed": level.failed},
-            }
-        )
-        if level.ok < level.sent or level.client.saturated:
-            break  # the server refuses more, or the client can't make it
-        if level.rates.answers < LEAST_GAIN * best:
+        if level.ok < level.sent:
+            found.why = f"of {places} requests at a time the server failed some"
+        elif level.client.saturated:
+            who = "other processes kept the client from running" if level.client.starved else ""
+            found.why = f"{who or 'the client was saturated'} with {places} requests at a time"
+        if found.why or level.rates.answers < LEAST_GAIN * best:
             break
         places *= 2
     if not found.rate_rps:
@@ -69,3 +74,20 @@ async def find_saturation(measure: Closed) -> Saturation:
             "--sweep: no request was answered, so there is no saturation to take shares of"
         )
     return found
+
+
+async def _probed(measure: Closed, places: int, found: Saturation) -> Level:
+    """A probe; again where the client was kept from running, which says nothing of the server."""
+    for _ in range(_STARVED_TRIES):
+        level = await measure(places, max(_FEWEST, _ROUNDS * places))
+        found.probes.append(
+            {
+                "concurrency": places,
+                "achieved_rps": level.rates.answers,
+                "requests": {"sent": level.sent, "ok": level.ok, "failed": level.failed},
+                "client_saturated": level.client.saturated,
+            }
+        )
+        if not level.client.starved:
+            break
+    return level

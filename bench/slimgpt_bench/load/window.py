@@ -59,6 +59,8 @@ class Run:
         end: of it: nothing that was scheduled later counts.
         health: of the client.
         hopeless: the client was so late that it gave up.
+        to_the_end: the load is not kept up until the last answer, as of a trace: rates are of the
+            time to the last answer, for within the arrivals alone the last answers would be missed.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Run:
     end: float = 0.0
     health: Health = field(default_factory=Health)
     hopeless: bool = False
+    to_the_end: bool = False
 
     def measured(self) -> list[Record]:
         return [record for record in self.records if record.phase == "measured"]

@@ -7,39 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slimgpt.checkpoint.digest import file_sha256
 from slimgpt.checkpoint.reader import MANIFEST
-from slimgpt.checkpoint.safety import inside, read_json
-from slimgpt.errors import IntegrityError, UsageError
+from slimgpt.checkpoint.safety import inside
+from slimgpt.errors import UsageError
+from slimgpt_bench.report.models import Model, linked, of_artefact, of_manifest
 from slimgpt_bench.results import read
-from slimgpt_bench.results.saving import RESULT
+from slimgpt_bench.results.saving import RESULT, UNCHECKED
 
 SIDES = ("dense", "pruned", "third")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that results or manifests tell of.
-
-    Attributes:
-        name: as they have it.
-        digest: of its manifest.
-        layers: widths of each: ``query_heads``, ``kv_heads``, ``ffn``.
-        dense_layers: the same of what it was pruned from; empty where that is not told.
-        parameters: of the model; None where that is not told.
-        dense_parameters: of what it was pruned from.
-        quality: as its manifest has it.
-        gates: likewise.
-    """
-
-    name: str
-    digest: str
-    layers: tuple[Mapping[str, int], ...]
-    dense_layers: tuple[Mapping[str, int], ...]
-    parameters: int | None
-    dense_parameters: int | None
-    quality: Mapping[str, Any]
-    gates: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +37,10 @@ class Pages:
         """The model of an artefact of a document."""
         return next(x for x in self.models if x.digest == artefact["digest"])
 
+    def origin(self, model: Model) -> Model | None:
+        """The checkpoint that a model was exported from, where it is on the page."""
+        return next((x for x in self.models if x.digest == model.origin), None)
+
 
 def gather(paths: Sequence[Path]) -> Pages:
     """Reads everything; a result that is given twice counts once.
@@ -75,19 +54,19 @@ def gather(paths: Sequence[Path]) -> Pages:
     for path in paths:
         manifest = _manifest_of(path)
         if manifest:
-            found = _model_of(manifest, path)
+            found = of_manifest(manifest, path)
             models[found.digest] = found
         elif (document := read(path)) not in results:
             results.append(document)
     for document in results:
         for artefact in artefacts(document):
-            models.setdefault(artefact["digest"], _described(artefact))
+            models.setdefault(artefact["digest"], of_artefact(artefact))
     for dense, other in [pair for document in results for pair in _pairs(document)]:
         models[other["digest"]] = _child(models[other["digest"]], models[dense["digest"]])
     for judged in [x for d in results if d["kind"] == "quality" for x in d["models"]]:
         digest = judged["artefact"]["digest"]
         models[digest] = _judged(models[digest], judged["texts"])
-    return Pages(tuple(results), _named(list(models.values())))
+    return Pages(tuple(results), _named(linked(list(models.values()))))
 
 
 def _pairs(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -133,13 +112,6 @@ def _named(models: list[Model]) -> tuple[Model, ...]:
     )
 
 
-def is_pruned(model: Model) -> bool:
-    """Whether a model has other widths than it had, or does not tell what it had."""
-    return model.dense_layers != model.layers and bool(
-        model.dense_layers or model.dense_parameters or model.quality.get("layers")
-    )
-
-
 def artefacts(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The models of a result."""
     told = [document.get(name) for name in (*SIDES, "artefact")]
@@ -152,7 +124,7 @@ def _manifest_of(path: Path) -> Path | None:
     """The manifest that a path is or holds; None for what may be a result."""
     if path.name == MANIFEST and path.is_file():
         return path
-    if not path.is_dir() or (path / RESULT).exists():
+    if not path.is_dir() or any((path / name).exists() for name in (RESULT, UNCHECKED)):
         return None
     if (path / MANIFEST).exists():
         return inside(path, path / MANIFEST)
@@ -160,76 +132,3 @@ def _manifest_of(path: Path) -> Path | None:
         f"{path} holds neither {RESULT} nor {MANIFEST}: give what --save made, or a checkpoint "
         "that slimgpt made"
     )
-
-
-def _model_of(manifest: Path, path: Path) -> Model:
-    told = read_json(manifest)
-    try:
-        source = told["source"]
-        return Model(
-            name=manifest.absolute().parent.name,
-            digest=file_sha256(manifest),
-            layers=_widths(_record(told["shape"])),
-            dense_layers=_widths(source.get("shape")),
-            parameters=_count(told["parameters"]["after"]),
-            dense_parameters=_count(told["parameters"]["before"]),
-            quality=_quality(told.get("quality")),
-            gates=tuple(_records(told.get("gates"))),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as reason:
-        raise IntegrityError(f"{path}: {MANIFEST} is no manifest of slimgpt: {reason}") from None
-
-
-def _quality(told: Any) -> Mapping[str, Any]:
-    """A manifest's quality, once what is read of it is found to be of the right kind.
-
-    Raises:
-        TypeError: it is not.
-    """
-    quality: dict[str, Any] = _record(told or {})
-    for layer in _records(quality.get("layers")):
-        for block in layer.values():
-            _record(block)
-    _records(quality.get("texts"))
-    for task in _record(quality.get("tasks") or {}).values():
-        _record(task)
-    return quality
-
-
-def _records(told: Any) -> list[dict[str, Any]]:
-    if not isinstance(told or [], list):
-        raise TypeError(f"{told!r:.40} is no list")
-    return [_record(x) for x in told or []]
-
-
-def _record(told: Any) -> dict[str, Any]:
-    if not isinstance(told, dict):
-        raise TypeError(f"{told!r:.40} is no object")
-    return told
-
-
-def _described(artefact: Mapping[str, Any]) -> Model:
-    try:
-        return Model(
-            name=artefact["name"],
-            digest=artefact["digest"],
-            layers=_widths(artefact["shape"]),
-            dense_layers=_widths(artefact["dense_shape"]),
-            parameters=artefact["parameters"],
-            dense_parameters=None,
-            quality=_quality(artefact["quality"]),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as reason:
-        raise IntegrityError(f"a result tells of a model that can't be: {reason}") from None
-
-
-def _widths(shape: Mapping[str, Any] | None) -> tuple[Mapping[str, int], ...]:
-    names = ("query_heads", "kv_heads", "ffn")
-    layers = shape["layers"] if shape else ()
-    return tuple({name: _count(layer[name]) for name in names} for layer in layers)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{value!r:.40} is no count")
-    return value

@@ -37,6 +37,15 @@ def number(value: Any) -> str:
     return "0" if value == 0 else f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
+def perplexity(value: Any) -> str:
+    """A measured perplexity; JSON has no number for one that is infinite.
+
+    >>> perplexity(5.68), perplexity(None)
+    ('5.68', 'not finite')
+    """
+    return "not finite" if value is None else number(value)
+
+
 def interval(ends: Any, unit: Unit = ONE) -> str:
     """An interval in brackets.
 

@@ -10,7 +10,7 @@ from slimgpt.checkpoint.safety import inside, read_json
 from slimgpt.errors import IntegrityError, UsageError
 from slimgpt_bench.results.checking import parsed, require_schema
 from slimgpt_bench.results.documents import KINDS, SCHEMA
-from slimgpt_bench.results.saving import RESULT
+from slimgpt_bench.results.saving import RESULT, UNCHECKED
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -67,4 +67,9 @@ def _require_unchanged(file: Path, files: dict[str, str]) -> None:
 
 
 def _no_result(path: Path) -> UsageError:
+    if (path / UNCHECKED).is_file():
+        return UsageError(
+            f"{path} is no result: what was measured broke the schema when it was saved, and is "
+            f"kept in {UNCHECKED} for a human reader: measure again with a mended slimgpt"
+        )
     return UsageError(f"{path} is no saved result: give a directory that --save made")

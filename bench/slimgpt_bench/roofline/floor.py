@@ -2,7 +2,8 @@
 
 ``seconds = max(bytes / bandwidth, FLOPs / peak)`` of each matrix product, added up: the roofline
 (Williams, Waterman and Patterson, 2009). It is a floor: what starts a kernel, and all that is not a
-matrix product, comes on top.
+matrix product, comes on top. Attention is taken to see the whole text: where a model has windows
+that are shorter than it, its attention may be faster than this.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ def open_session(
     device: str = "auto",
     threads: int | None = None,
     prepack: bool = True,
+    arena: bool = True,
 ) -> OnnxSession:
     """Opens an export on a device, and makes sure that it runs there.
 
@@ -122,6 +123,7 @@ def open_session(
         device: ``auto``, ``cpu`` or ``cuda[:i]``; auto takes a GPU where the export runs on one.
         threads: of one operator; by default the cores that this process may use.
         prepack: lay weights out anew for faster products, which takes as much memory again.
+        arena: keep a CPU's memory from run to run in an arena, which only grows.
 
     Raises:
         UsageError: the device is no device, or not for this precision.
@@ -132,7 +134,7 @@ def open_session(
     name, in_place = str(artefact.directory), artefact.cache == IN_PLACE
     require_device(device, artefact.dtype, name, in_place=in_place)
     threads = threads or threads_to_use(os.environ)
-    options = _options(threads, prepack=prepack)
+    options = _options(threads, prepack=prepack, arena=arena)
     if kind == "cuda" or (kind == "auto" and _has_kernels(artefact.dtype, in_place=in_place)):
         try:
             session = _on_gpu(artefact, options, device, index)
@@ -233,7 +235,7 @@ def _on_gpu(artefact: OnnxArtefact, options: Any, device: str, index: int) -> An
     return session
 
 
-def _options(threads: int, *, prepack: bool) -> Any:
+def _options(threads: int, *, prepack: bool, arena: bool = True) -> Any:
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -243,6 +245,7 @@ def _options(threads: int, *, prepack: bool) -> Any:
     # 1.4 to 2 times as long, on idle cores and on busy ones.
     # A plan of memory is kept for each shape of the inputs, and the mask grows every step.
     options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = arena
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options

@@ -122,8 +122,8 @@ class _Stream:
         try:
             async for piece in self._pieces:
                 tokens += piece.tokens
-                if piece.text or piece.finish_reason or piece.scores:
-                    yield _line(form.part(piece))
+                # Without text too, as vLLM does: a client sees when the first token came.
+                yield _line(form.part(piece))
         except Refusal as reason:  # the status has gone out already
             self._outcome = "failed"
             yield _line(reason.body())

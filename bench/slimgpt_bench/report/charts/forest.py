@@ -14,11 +14,12 @@ _LEFT, _ROW, _LANE, _EDGES, _TOP = 132, 18, 16, 62, 18
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One value of a row; without an interval for want of samples."""
+    """One value of a row; without an interval for want of samples, a cross if it is not valid."""
 
     series: Series
     value: float
     ends: tuple[float, float] | None
+    flagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def forest(
             if entry.ends:
                 low, high = scale.at(entry.ends[0]), scale.at(entry.ends[1])
                 parts.append(whisker(low, at, high, at, f"whisker {entry.series.style}"))
-            parts.append(marker(scale.at(entry.value), at, entry.series.style, entry.series.shape))
+            shape = "cross" if entry.flagged else entry.series.shape
+            parts.append(marker(scale.at(entry.value), at, entry.series.style, shape))
     return Chart(heading, svg(key, heading, _said(rows, unit), parts, height))
 
 
@@ -81,5 +83,6 @@ def _said(rows: Sequence[Row], unit: str) -> str:
             ends = (
                 f", 95 % interval {entry.ends[0]:.3g} to {entry.ends[1]:.3g}" if entry.ends else ""
             )
-            parts.append(f"{row.name}, {entry.series.name}: {entry.value:.3g}{ends}")
+            flag = ", not valid" if entry.flagged else ""
+            parts.append(f"{row.name}, {entry.series.name}: {entry.value:.3g}{ends}{flag}")
     return f"{unit}. {'; '.join(parts)}."

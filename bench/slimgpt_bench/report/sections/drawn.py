@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimgpt_bench.report.blocks import Series
-from slimgpt_bench.report.runs import Pages, is_pruned
+from slimgpt_bench.report.models import is_pruned
+from slimgpt_bench.report.runs import Pages
 
 
 def series_of(pages: Pages, documents: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:

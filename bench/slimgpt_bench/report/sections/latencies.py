@@ -34,7 +34,7 @@ def latency(pages: Pages) -> Section | None:
     lead = (
         "The model alone: no server, no queue. Medians over fresh processes with 95 % intervals; a "
         "percentile is printed only where there are enough samples, otherwise it says "
-        "insufficient."
+        "insufficient. A cross marks what is not valid."
     )
     return Section("latency", "Latency", tuple(blocks), lead) if blocks else None
 
@@ -80,7 +80,9 @@ def _chart(
             value, told = cell[name]["median"], ends(cell[name]["interval"])
             if isinstance(value, int | float):
                 span = (told[0] / unit.size, told[1] / unit.size) if told else None
-                rows.setdefault(place(cell), []).append(Entry(one, value / unit.size, span))
+                flagged = not (cell["valid"] and document["valid"])
+                entry = Entry(one, value / unit.size, span, flagged)
+                rows.setdefault(place(cell), []).append(entry)
     if not rows:
         return None
     drawn = [Row(where, tuple(entries)) for where, entries in rows.items()]

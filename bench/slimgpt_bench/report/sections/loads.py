@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from slimgpt_bench.report.blocks import Block, Cell, Chart, Charts, Heading, Section, Series, Table
@@ -33,21 +34,27 @@ def load(pages: Pages) -> Section | None:
 def attained(document: Document) -> tuple[float, Mapping[str, Any]] | None:
     """The highest offered rate of a valid level whose whole interval meets the SLO.
 
-    Of a search for that rate it is the one that the search settled on.
+    As in a capacity plan, a rate above one that misses the SLO does not count, nor one at which the
+    queue grows. Of a search for that rate it is the one that the search settled on.
     """
     slo, search = document["slo"], document["search"] or {}
     settled = search.get("rate_rps") if search.get("kind") == "slo" else None
-    if search.get("kind") == "slo" and settled is None:
+    if not slo or (search.get("kind") == "slo" and settled is None):
         return None
-    found = [
-        (level["offered"]["rate_rps"], level["attainment"])
+    judged = [
+        (level["offered"]["rate_rps"], level["attainment"], _flagged(level))
         for level in document["levels"]
-        if slo
-        and level["valid"]
-        and level["attainment"]
-        and "rate_rps" in level["offered"]
-        and level["attainment"]["interval"][0] >= slo["attainment"]
-        and settled in (None, level["offered"]["rate_rps"])
+        if level["attainment"] and "rate_rps" in level["offered"]
+    ]
+    target = slo["attainment"]
+    missed = min((x[0] for x in judged if x[1]["interval"][1] < target), default=inf)
+    found = [
+        (rate, share)
+        for rate, share, flagged in judged
+        if share["interval"][0] >= target
+        and not flagged
+        and rate < missed
+        and settled in (None, rate)
     ]
     return max(found, key=lambda x: x[0], default=None)
 

@@ -8,7 +8,8 @@ from typing import Any
 from slimgpt_bench.report.blocks import Block, Cell, Chart, Charts, Heading, Section, Series, Table
 from slimgpt_bench.report.charts.bars import widths
 from slimgpt_bench.report.charts.curves import Curve, Dot, Frame, curves
-from slimgpt_bench.report.runs import Model, Pages, is_pruned
+from slimgpt_bench.report.models import Model, is_pruned
+from slimgpt_bench.report.runs import Pages
 from slimgpt_bench.report.sections.cells import scaled
 from slimgpt_bench.report.told import count, percent
 
@@ -24,8 +25,9 @@ _TRUNCATED, _COMPENSATED = Series("cut away only", 0, plain=True), Series("with 
 def shapes(pages: Pages) -> Section | None:
     """Widths of every pruned model."""
     blocks: list[Block] = []
-    for i, model in enumerate(x for x in pages.models if x.layers and is_pruned(x)):
-        blocks.append(Heading(model.name, _kept(model)))
+    shown = [x for x in pages.models if x.layers and is_pruned(x) and not x.origin]
+    for i, model in enumerate(shown):
+        blocks.append(Heading(model.name, _kept(model) + _exports(pages, model)))
         blocks.append(Charts(tuple(_width_charts(model, f"widths-{i}"))))
         blocks.append(_width_table(model))
     lead = "Pruned layers keep what matters most to them. Outlines are the dense model's widths."
@@ -36,7 +38,7 @@ def errors(pages: Pages) -> Section | None:
     """Relative error of each layer's output, before and after the others made up for it."""
     blocks: list[Block] = []
     for i, model in enumerate(pages.models):
-        layers = model.quality.get("layers") or []
+        layers = [] if model.origin else model.quality.get("layers") or []
         charts = [
             chart
             for block, name in _BLOCKS
@@ -83,6 +85,11 @@ def _kept(model: Model) -> str:
     if model.parameters is not None and model.dense_parameters:
         told.append(f"{percent(model.parameters / model.dense_parameters)} of the dense model's")
     return ", ".join(told)
+
+
+def _exports(pages: Pages, model: Model) -> str:
+    names = [x.name for x in pages.models if x.origin == model.digest]
+    return f"; its exports are as wide: {', '.join(names)}" if names else ""
 
 
 def _width_charts(model: Model, key: str) -> list[Chart]:

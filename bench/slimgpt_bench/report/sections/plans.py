@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slimgpt_bench.accelerators import HERE
+from slimgpt_bench.intervals import INSUFFICIENT
 from slimgpt_bench.report.blocks import Block, Cell, Heading, Mark, Section, Table
 from slimgpt_bench.report.runs import Pages
-from slimgpt_bench.report.sections.cells import scaled
+from slimgpt_bench.report.sections.cells import machine, scaled
 from slimgpt_bench.report.sections.drawn import name_of
-from slimgpt_bench.report.told import number, size
+from slimgpt_bench.report.told import number, seconds_unit, size
 
 _LABELS: Mapping[str, Mark] = {"measured": "good", "modelled": "unsure", "assumed": "unsure"}
-_PARTS = ("plan", "replica", "money", "difference", "traffic", "baseline")
+_PARTS = ("plan", "money", "difference", "replica", "traffic", "baseline")
 _NAMES = {
     "plan": "Plan",
     "replica": "One replica",
@@ -32,19 +34,26 @@ def capacity(pages: Pages) -> Section | None:
         blocks += _part(pages, document)
     lead = (
         "Every number says what it rests on: measured on the very thing, modelled from it, or "
-        "assumed. Lower and upper are what the measured intervals leave open."
+        "assumed. What is computed from a replica's rate has the label of that rate: traffic, "
+        "margins and prices are assumed where they stand. Lower and upper are what the measured "
+        "intervals leave open."
     )
     return Section("capacity", "Capacity", tuple(blocks), lead) if blocks else None
 
 
+def accelerator(document: Mapping[str, Any]) -> str:
+    """Its name; of the machine that was measured, where that is what was planned on."""
+    told = document["accelerator"]
+    return machine(document) if told.get("name") == HERE else str(told.get("name"))
+
+
 def _part(pages: Pages, document: Mapping[str, Any]) -> list[Block]:
     name = name_of(pages, document)
-    accelerator = document["accelerator"].get("name")
     objectives = (document["slo"].get("objectives") or {}).items()
     slo = ", ".join(f"{_words(k)} ≤ {number(float(v))} s" for k, v in objectives)
     share = document["slo"].get("attainment")
     blocks: list[Block] = [
-        Heading(f"{name} on {accelerator}", f"{slo} for {number(share)} of all requests")
+        Heading(f"{name} on {accelerator(document)}", f"{slo} for {number(share)} of all requests")
     ]
     for part in _PARTS:
         rows = [row for path, value in _numbers(document[part]) for row in _row(path, value)]
@@ -81,16 +90,27 @@ def _row(path: str, told: Mapping[str, Any]) -> Iterator[tuple[str | Cell, ...]]
     yield (
         path[:1].upper() + path[1:],
         *(_amount(x) if isinstance(x, Mapping) else "" for x in values),
-        "" if first.get("unit") == "B" else str(first.get("unit") or ""),
+        _unit(first),
         Cell(label, mark=_LABELS.get(label, "unsure")),
         str(first.get("source") or ""),
     )
 
 
+def _unit(told: Mapping[str, Any]) -> str:
+    """Bytes have theirs beside each number; short times are shown in milliseconds."""
+    if told.get("unit") == "s":
+        return seconds_unit([told.get("value")]).name
+    return "" if told.get("unit") == "B" else str(told.get("unit") or "")
+
+
 def _amount(told: Mapping[str, Any]) -> str:
     value = told.get("value")
+    if value == INSUFFICIENT:  # a bound that was not reached is no want of samples
+        return "not known"
     if told.get("unit") == "B":
         return size(value)
+    if told.get("unit") == "s":
+        return scaled(value, seconds_unit([value]))
     if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
         return number(int(value))
     return str(value) if isinstance(value, str) else scaled(value)

@@ -7,9 +7,10 @@ from typing import Any
 
 from slimgpt_bench.report.blocks import Block, Cell, Charts, Section, Series, Table
 from slimgpt_bench.report.charts.scatter import Spot, scatter
-from slimgpt_bench.report.runs import Model, Pages
+from slimgpt_bench.report.models import Model
+from slimgpt_bench.report.runs import Pages
 from slimgpt_bench.report.sections.cells import scaled
-from slimgpt_bench.report.told import count, percent
+from slimgpt_bench.report.told import count, percent, perplexity
 
 Text = Mapping[str, Any]
 
@@ -73,7 +74,7 @@ def _texts(told: Sequence[tuple[Model, Text]]) -> Table:
             (
                 model.name,
                 f"{text.get('text')}, window {text.get('window')}, {text.get('protocol')}",
-                scaled(value),
+                perplexity(value),
                 scaled(dense),
                 rise,
                 scaled(text.get("kl")),

@@ -8,12 +8,14 @@ from typing import Any
 
 from slimgpt_bench.intervals import INSUFFICIENT
 from slimgpt_bench.report.blocks import Block, Fact, Facts, Mark, Prose, Section
-from slimgpt_bench.report.runs import Model, Pages, is_pruned
+from slimgpt_bench.report.models import Model, is_pruned
+from slimgpt_bench.report.runs import Pages
 from slimgpt_bench.report.sections.cells import NAMES, VERDICTS, machine, place
 from slimgpt_bench.report.sections.drawn import name_of
 from slimgpt_bench.report.sections.loads import attained
+from slimgpt_bench.report.sections.plans import accelerator
 from slimgpt_bench.report.sections.speed import QUANTITIES
-from slimgpt_bench.report.told import count, interval, number, percent
+from slimgpt_bench.report.told import count, interval, number, percent, perplexity
 
 Document = Mapping[str, Any]
 
@@ -35,7 +37,7 @@ def verdict(pages: Pages) -> Section:
 
 def title(pages: Pages) -> str:
     """What the page is about."""
-    pruned = [x.name for x in pages.models if is_pruned(x)]
+    pruned = [x.name for x in pages.models if is_pruned(x) and not x.origin]
     names = pruned or [x.name for x in pages.models]
     if not names:
         return "Measurements"
@@ -48,11 +50,16 @@ def _sentences(pages: Pages) -> Iterator[str]:
     for document in pages.of("compare"):
         pruned = pages.model(document["pruned"])
         yield _speed(pages, document)
-        if pruned.digest not in told:
+        if pruned.digest not in told and not pruned.origin:
             yield from _size(pruned, "It")
         told.add(pruned.digest)
     for model in pages.models:
-        if model.digest not in told:
+        if origin := pages.origin(model):
+            yield (
+                f"{model.name} is {origin.name}, exported: what is said of the quality of "
+                f"{origin.name} was measured before that."
+            )
+        elif model.digest not in told:
             yield from _size(model, model.name)
     yield from _borne(pages)
     yield from _planned(pages)
@@ -70,8 +77,8 @@ def _planned(pages: Pages) -> Iterator[str]:
         if document["valid"] and isinstance(value, int | float):
             label = _accelerators(document).get("label")
             yield (
-                f"The planned traffic takes {value:,.0f} accelerators "
-                f"({document['accelerator'].get('name')}) with {name_of(pages, document)}: {label}."
+                f"The planned traffic takes {value:,.0f} accelerators ({accelerator(document)}) "
+                f"with {name_of(pages, document)}, spares among them; its rates are {label}."
             )
 
 
@@ -87,14 +94,18 @@ def _speed(pages: Pages, document: Document) -> str:
     if not document["valid"]:
         return f"The comparison of {pruned} with {dense} is not valid."
     ratio = f"{number(found['ratio'])} {interval(found['interval'])}"
+    first = document["cells"][0]
+    lengths = f"{first['prompt_tokens']:,} tokens read, {first['output_tokens']:,} written"
+    where = f" (batch {first['batch']:,}, {lengths})"
     match found["verdict"]:
         case "faster":
-            return f"{pruned} generates {ratio} times as fast as {dense}."
+            return f"{pruned} generates {ratio} times as fast as {dense}{where}."
         case "slower":
-            return f"{pruned} is slower than {dense}: it generates {ratio} times as fast."
+            return f"{pruned} is slower than {dense}: it generates {ratio} times as fast{where}."
         case "no difference":
-            return f"{pruned} generates as fast as {dense}: {ratio}."
-    return f"Whether {pruned} generates faster than {dense} can't be told: {ratio}."
+            return f"{pruned} generates as fast as {dense}: {ratio} times as fast{where}."
+    told = "too few samples" if found["interval"] == INSUFFICIENT else f"{ratio} times as fast"
+    return f"Whether {pruned} generates faster than {dense} can't be told: {told}{where}."
 
 
 def _headline(document: Document) -> str:
@@ -112,10 +123,11 @@ def _size(model: Model, name: str) -> Iterator[str]:
 
 def _at(text: Mapping[str, Any] | None) -> str:
     value, dense = (text or {}).get("perplexity"), (text or {}).get("baseline_perplexity")
-    if not text or not isinstance(value, int | float):
+    if not text:
         return "; its quality was not measured"
     against = f" against {number(dense)}" if isinstance(dense, int | float) else ""
-    return f", at a perplexity of {number(value)}{against} on {text.get('text')}"
+    told = "that is not finite" if value is None else f"of {number(value)}"
+    return f", at a perplexity {told}{against} on {text.get('text')}"
 
 
 def _speed_facts(pages: Pages) -> Iterator[Fact]:
@@ -150,7 +162,7 @@ def _of(pages: Pages, what: str, artefact: Document) -> str:
 def _size_facts(pages: Pages) -> Iterator[Fact]:
     for model in pages.models:
         before = model.dense_parameters
-        if before and model.parameters is not None and is_pruned(model):
+        if before and model.parameters is not None and is_pruned(model) and not model.origin:
             yield Fact(
                 f"{'−' if model.parameters <= before else '+'}"
                 f"{percent(abs(1 - model.parameters / before))}",
@@ -162,7 +174,7 @@ def _size_facts(pages: Pages) -> Iterator[Fact]:
 def _quality_facts(pages: Pages) -> Iterator[Fact]:
     """A speed without a quality is no result: what was not measured is said."""
     for model in pages.models:
-        if not is_pruned(model):
+        if not is_pruned(model) or (model.origin and not model.quality.get("texts")):
             continue
         texts = model.quality.get("texts") or ()
         for text in texts:
@@ -172,7 +184,7 @@ def _quality_facts(pages: Pages) -> Iterator[Fact]:
             told += [f"KL {number(kl)}"] if kl is not None else []
             told += [f"window {text.get('window')}, {text.get('protocol')}"]
             label = _named(pages, f"perplexity on {text.get('text')}", model)
-            yield Fact(number(value), label, "; ".join(told))
+            yield Fact(perplexity(value), label, "; ".join(told), "bad" if value is None else "")
         if not texts:
             yield Fact(
                 "not measured",
@@ -193,7 +205,11 @@ def _load_facts(pages: Pages) -> Iterator[Fact]:
             detail = f"{number(share['value'])} {interval(share['interval'])} of requests met it"
             yield Fact(f"{rate:g}/s", f"highest measured rate within the SLO, {name}", detail)
         else:
-            why = "no measured level meets it with its whole interval"
+            why = (
+                "no measured level meets it with its whole interval"
+                if document["valid"]
+                else "the run is not valid"
+            )
             yield Fact("none", f"measured rate within the SLO, {name}", why, "unsure")
 
 
@@ -205,8 +221,8 @@ def _plan_facts(pages: Pages) -> Iterator[Fact]:
         known += [f"at most {high:,.0f}"] if isinstance(high, int | float) else []
         value = planned.get("value")
         yield Fact(
-            f"{value:,.0f}" if isinstance(value, int | float) else INSUFFICIENT,
-            f"accelerators ({document['accelerator'].get('name')}), {name_of(pages, document)}",
-            f"{planned.get('label')}; replicas: {', '.join(known) or 'not known'}",
+            f"{value:,.0f}" if isinstance(value, int | float) else "no plan",
+            f"accelerators ({accelerator(document)}), {name_of(pages, document)}",
+            f"rates are {planned.get('label')}; replicas: {', '.join(known) or 'not known'}",
             "" if document["valid"] else "bad",
         )
