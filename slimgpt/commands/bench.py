@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import click
 
 from slimgpt.commands.lazy import LazyGroup
@@ -26,3 +29,8 @@ from slimgpt.commands.lazy import LazyGroup
 )
 def bench() -> None:
     """Measure models: speed, memory, load, quality."""
+    # As Ctrl-C, so that processes and temporary models go; whoever handles it already knows better.
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -27,24 +27,21 @@ _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
     callback=whole_numbers,
     multiple=True,
     default=("1",),
-    show_default="1",
-    help="Sequences that run together; several, like 1,8, are compared each.",
+    help="Sequences that run together; several, like 1,8, are compared each.  [default: 1]",
 )
 @click.option(
     "--prompt",
     callback=whole_numbers,
     multiple=True,
     default=("128",),
-    show_default="128",
-    help="Tokens of each prompt, random ones; several likewise.",
+    help="Tokens of each prompt, random ones; several likewise.  [default: 128]",
 )
 @click.option(
     "--output",
     callback=whole_numbers,
     multiple=True,
     default=("64",),
-    show_default="64",
-    help="Tokens of each answer, all of them generated; several likewise.",
+    help="Tokens of each answer, all of them generated; several likewise.  [default: 64]",
 )
 @click.option(
     "--rounds",
@@ -126,10 +123,10 @@ def compare(
     if save:
         results.require_free(save)
     found = job.compare(locate(dense), locate(out), asked, console)
-    if save:
-        results.save(save, found.document, found.records())
     shown: Any = importlib.import_module("slimgpt_bench.compare.page")
     console.result(found.document, shown.page(found.document))
+    if save:
+        results.save(save, found.document, found.records())
     decision.decide(found.document, speedup=require_speedup, quantity=quantity or decision.E2E)
 
 

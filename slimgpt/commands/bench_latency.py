@@ -48,24 +48,21 @@ def whole_numbers(
     callback=whole_numbers,
     multiple=True,
     default=("1",),
-    show_default="1",
-    help="Sequences that run together; several, like 1,8, are measured each.",
+    help="Sequences that run together; several, like 1,8, are measured each.  [default: 1]",
 )
 @click.option(
     "--prompt",
     callback=whole_numbers,
     multiple=True,
     default=("128",),
-    show_default="128",
-    help="Tokens of each prompt, random ones; several likewise.",
+    help="Tokens of each prompt, random ones; several likewise.  [default: 128]",
 )
 @click.option(
     "--output",
     callback=whole_numbers,
     multiple=True,
     default=("64",),
-    show_default="64",
-    help="Tokens of each answer, all of them generated; several likewise.",
+    help="Tokens of each answer, all of them generated; several likewise.  [default: 64]",
 )
 @click.option(
     "--runs",
@@ -118,9 +115,9 @@ def latency(console: Console, model: str, save: Path | None, **options: Any) -> 
         results.require_free(save)
     artefact, asked = job.read_model(locate(model), asked, protocol.preset)
     measured = job.measure(artefact, asked, protocol, console)
+    console.result(measured.document, _shown(measured.document))
     if save:
         results.save(save, measured.document, measured.records())
-    console.result(measured.document, _shown(measured.document))
     job.require_valid(measured.document)
 
 
@@ -155,7 +152,8 @@ def _require_unset(preset: str) -> None:
 
 
 def _shown(document: dict[str, Any]) -> RenderableType:
-    lines = [_memory(document["memory"]), _protocol(document)]
+    notes = [f"note      {x}" for x in document["problems"] if document["valid"]]
+    lines = [_memory(document["memory"]), *notes, _protocol(document)]
     return Group(_table(document["cells"]), Text("\n".join(lines)))
 
 
@@ -194,6 +192,8 @@ def _memory(memory: dict[str, dict[str, Any]]) -> str:
     def size(kind: str, key: str) -> str:
         return _bytes(memory[kind].get(key))
 
+    if not memory:
+        return "memory    not measured"
     kv, process = memory["kv"], memory["process"]
     tokens = kv["token_capacity"]
     room = "" if tokens is None else f", room for {tokens:,} tokens ({kv['token_capacity_source']})"
@@ -203,7 +203,7 @@ def _memory(memory: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"weights   {size('weights', 'file_bytes')} in files, {size('weights', 'resident_bytes')} "
         "in memory",
-        f"kv cache  {kv['bytes_per_token']:,} bytes a token{room}",
+        f"kv cache  {kv['bytes_per_token']:,} bytes a token{_type(kv)}{room}",
     ]
     if memory["allocator"]["peak_allocated_bytes"] is not None:
         lines.append(
@@ -228,6 +228,10 @@ def _memory(memory: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _type(kv: dict[str, Any]) -> str:
+    return f" in {kv['dtype']}" if kv.get("dtype") else ""
+
+
 def _bytes(value: int | None) -> str:
     from slimgpt.resources import human_bytes
 
@@ -238,11 +242,17 @@ def _protocol(document: dict[str, Any]) -> str:
     how, settings, where = document["protocol"], document["settings"], document["environment"]
     name = settings.get("device_name") or where["cpu"]
     threads = (
-        "" if str(settings["device"]).startswith("cuda") else f", {settings['threads']} threads"
+        ""
+        if str(settings["device"]).startswith("cuda")
+        else f", {_count(settings['threads'], 'thread')}"
     )
     preset = f"preset {how['preset']}, " if how["preset"] else ""
     return (
-        f"{preset}{how['runs']} runs of {how['trials']} trials; medians with 95 % intervals over "
-        f"runs; {document['engine']} {settings['version']}, {settings['dtype']}, "
-        f"{'compiled' if settings['compiled'] else 'not compiled'}, {name}{threads}"
+        f"{preset}{_count(how['runs'], 'run')} of {_count(how['trials'], 'trial')}; medians with "
+        f"95 % intervals over runs; {document['engine']} {settings['version']}, "
+        f"{settings['dtype']}, {'compiled' if settings['compiled'] else 'not compiled'}, {name}{threads}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

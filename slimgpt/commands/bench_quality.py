@@ -72,9 +72,9 @@ def quality(
         seed=seed,
         progress=console,
     )
+    console.result(document, _table(document))
     if save:
         results.save(save, document)
-    console.result(document, _table(document))
     if not document["valid"]:
         raise Unresolved("; ".join(document["problems"]))
 

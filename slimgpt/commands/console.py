@@ -16,7 +16,8 @@ from typing import IO, Any
 
 import click
 from rich.console import Console as RichConsole
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,12 +27,14 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from slimgpt.errors import EnvironmentProblem, UsageError
 
 _PLAIN_INTERVAL_S = 10.0
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 """Text is printed as it is: a path may well hold ``[bold]``."""
+_PIPE, _WIDEST = 120, 1000
 LARGEST_SEED = 2**32 - 1
 
 
@@ -53,9 +56,7 @@ class Console:
         if self.as_json:
             click.echo(json.dumps(document, indent=2, allow_nan=False))
         else:
-            # A pipe has no width; tables keep theirs.
-            width = None if sys.stdout.isatty() else 120
-            RichConsole(width=width, **_PLAIN).print(rendered)
+            RichConsole(width=_width(rendered), **_PLAIN).print(rendered)
 
     def message(self, text: str) -> None:
         if not self._quiet:
@@ -118,6 +119,16 @@ class Console:
             with suppress(OSError):  # every line was flushed, or said to be lost
                 self._log.close()
             self._log = None
+
+
+def _width(rendered: RenderableType) -> int | None:
+    """Of the terminal; a pipe has none, and no table may lose a number there."""
+    if sys.stdout.isatty():
+        return None
+    wide = RichConsole(width=_WIDEST, **_PLAIN)
+    parts = rendered.renderables if isinstance(rendered, Group) else [rendered]
+    tables = [Measurement.get(wide, wide.options, x).maximum for x in parts if isinstance(x, Table)]
+    return max([_PIPE, *tables])
 
 
 def _open_log(path: Path | None) -> IO[str] | None:

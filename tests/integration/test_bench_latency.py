@@ -223,7 +223,7 @@ def test_two_runs_are_measured_and_said_to_be_too_few(desk, export):
     ended = desk.run([*command(desk.out, "--json", "--quiet"), "--runs", "2"])
     assert ended.code == UNRESOLVED
     assert json.loads(ended.stdout)["valid"] is False
-    assert "2 runs are too few for an interval: give --runs 3 or more" in ended.stderr
+    assert "an interval needs 3 runs, and 2 gave times: give --runs 3 or more" in ended.stderr
 
 
 # -- logits that are no numbers -------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_a_key_opens_the_server_and_is_told_nobody(load, tmp_path, monkeypatch):
 def test_a_sweep_finds_what_the_server_can_do_and_goes_beyond(load):
     truth = Truth(ttft_s=0.04, gap_s=0.02 / 3, places=2)  # 60 ms: 33 a second
     with serving(truth) as url:
-        told = load.calm(url, "--sweep", "--duration", "1.5", "--warmup", "3")
+        told = load.calm(url, "--sweep", "--duration", "1", "--warmup", "3")
     assert told.code == 0, told.lines
     found = told.document["search"]["saturation_rps"]
     assert found == pytest.approx(2 / truth.service_s(4), rel=0.15)

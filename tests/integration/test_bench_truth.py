@@ -61,7 +61,7 @@ def _said(injected: float, found: float) -> str:
 def test_times_that_were_injected_are_recovered(record_property: Tell) -> None:
     jitter = 0.018  # below the gap: tokens stay in order
     truth = Truth(ttft_s=0.15, gap_s=0.02, jitter_s=jitter)
-    document = _run(truth, rates=(8.0,), requests=70).document
+    document = _run(truth, rates=(10.0,), requests=70).document
     assert document["valid"], document["problems"]
     level = document["levels"][0]
     injected = {
@@ -151,7 +151,7 @@ def _expected(records: Records, service_s: float, places: int) -> tuple[Records,
     return [x for x, _ in pairs], [t for _, t in pairs]
 
 
-QUEUE: dict[str, Any] = {"rates": (5.0,), "duration_s": 9.0}
+QUEUE: dict[str, Any] = {"rates": (5.0,), "duration_s": 7.0}
 
 
 def _check_queue(result: LoadResult, service_s: float, places: int, record_property: Tell) -> None:

@@ -41,7 +41,7 @@ def test_several_runs_are_one_body_of_evidence(desk: Desk) -> None:
     runs = [desk.sweep(f"run{i}") for i in range(3)]
     found = desk.document(*(x for path in runs for x in ("--evidence", path)))
     assert [level["runs"] for level in found["replica"]["levels"]] == [3] * 4
-    assert not any("of 3 runs" in x for x in found["problems"])
+    assert not any("run(s)" in x for x in found["problems"])
 
 
 def test_the_page_tells_the_plan_first_and_then_why(desk: Desk) -> None:

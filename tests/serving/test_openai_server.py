@@ -69,7 +69,7 @@ def test_a_stream_says_what_the_document_says(client, settings):
 
 
 def test_a_token_without_text_is_told_too_so_that_a_client_sees_when_it_came(client):
-    body = {"prompt": PROMPT, "max_tokens": 200, "temperature": 0}
+    body = {"prompt": PROMPT, "max_tokens": 60, "temperature": 0}
     [text] = client.texts(**body)
     held_back = text + "\u2603"  # the text may be the beginning of it until the very end
     chunks = client.chunks("/v1/completions", stop=[held_back], **body)
@@ -77,7 +77,7 @@ def test_a_token_without_text_is_told_too_so_that_a_client_sees_when_it_came(cli
     first, *_, last = (chunk["choices"][0] for chunk in chunks)
     assert (first["text"], first["finish_reason"]) == ("", None)
     assert last["text"] == text
-    assert len(chunks) > 10
+    assert len(chunks) > 3
 
 
 def test_clients_at_the_same_time_get_what_they_get_one_by_one(client):

@@ -248,7 +248,9 @@ def test_failures_stay_in_the_denominator():
 def test_too_few_runs_for_an_interval_are_a_problem(count):
     found = cell_document(CELL, [trials(1.0, 1.0, 1.0)] * count)
     assert found["e2e_s"]["interval"] == "insufficient"
-    assert f"{count} runs are too few for an interval: give --runs 3" in found["problems"][0]
+    assert (
+        f"an interval needs 3 runs, and {count} gave times: give --runs 3" in found["problems"][0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,9 @@ def _problems(
     sure = next((x for x in levels if x.rate_rps == bounds.lower.value), None)
     if sure and sure.runs < _ENOUGH_RUNS:
         found.append(
-            f"{plain(sure.rate_rps)} requests/s was measured in {sure.runs} of {_ENOUGH_RUNS} "
-            "runs, so that how much runs differ is not in the bounds: measure again, the server "
-            "started anew"
+            f"{plain(sure.rate_rps)} requests/s was measured in {sure.runs} run(s), and the bounds "
+            f"hold how much runs differ from {_ENOUGH_RUNS} on: measure again, the server started "
+            "anew"
         )
     if bounds.upper.value is None:
         found.append(

@@ -78,5 +78,8 @@ def _problems(runs: Sequence[Trials], requests: dict[str, Any]) -> list[str]:
     if not timed:
         found.append("nothing was timed")
     elif len(timed) < FEWEST:
-        found.append(f"{len(timed)} runs are too few for an interval: give --runs {FEWEST} or more")
+        found.append(
+            f"an interval needs {FEWEST} runs, and {len(timed)} gave times: give --runs {FEWEST} "
+            "or more"
+        )
     return found + steadiness(runs).problems()

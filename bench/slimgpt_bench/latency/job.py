@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slimgpt.errors import Unresolved, UsageError
+from slimgpt.errors import SlimGPTError, Unresolved, UsageError
 from slimgpt.progress import Progress, stage
 from slimgpt.resources import resolve_device
 from slimgpt_bench.artefact import Artefact, describe
@@ -145,23 +145,16 @@ def measure(
                 for cell in _turned(options.cells, number):
                     runs[cell].append(worker.measure(cell))
                     progress.advance()
-    with stage(progress, "memory", 1):
-        memory = measure_memory(
-            artefact.directory,
-            options,
-            file_bytes=artefact.weight_bytes,
-            name=artefact.name,
-            vocabulary=vocabulary,
-        )
+    memory, missing = _memory(artefact, options, progress)
     cells = [cell_document(cell, x, seed=options.seed) for cell, x in runs.items()]
-    problems = [text for cell in cells for text in cell["problems"]] + _changed(settings)
+    problems = [text for cell in cells for text in cell["problems"]] + _changed(settings) + missing
     document = envelope(
         "latency",
         artefact=artefact.to_json(),
         workload=workload(options, vocabulary),
         environment=environment(settings[0]["device"]),
         valid=not problems,
-        problems=problems,
+        problems=problems + _unsettled(runs, options.warmup),
         engine=options.engine,
         settings=settings[0],
         protocol={
@@ -176,6 +169,35 @@ def measure(
         **{name: cells[0][name] for name in _AT_TOP},
     )
     return Measured(document, runs)
+
+
+def _memory(
+    artefact: Artefact, options: LatencyOptions, progress: Progress
+) -> tuple[dict[str, Any], list[str]]:
+    """Memory, or none and why: the times that are there already are not to be lost."""
+    with stage(progress, "memory", 1):
+        try:
+            found = measure_memory(
+                artefact.directory,
+                options,
+                file_bytes=artefact.weight_bytes,
+                name=artefact.name,
+                vocabulary=artefact.shape.vocab_size,
+            )
+        except SlimGPTError as reason:
+            return {}, [f"memory was not measured: {reason}"]
+    return found, []
+
+
+def _unsettled(runs: Mapping[Cell, Sequence[Trials]], warmup: int) -> list[str]:
+    """A note on warm-ups that were cut off: the trials after them may still be slow."""
+    found = {cell: sum(not run.settled for run in x) for cell, x in runs.items()}
+    return [
+        f"{cell.name}: in {count} of {len(runs[cell])} runs the warm-up ended before its trials "
+        f"agreed: give more than --warmup {warmup}, or let the machine rest"
+        for cell, count in found.items()
+        if count
+    ]
 
 
 def _worker(artefact: Artefact, options: LatencyOptions) -> Worker:

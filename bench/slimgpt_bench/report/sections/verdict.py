@@ -50,6 +50,8 @@ def _sentences(pages: Pages) -> Iterator[str]:
     for document in pages.of("compare"):
         pruned = pages.model(document["pruned"])
         yield _speed(pages, document)
+        yield from _other_times(document)
+        yield from _against_third(pages, document)
         if pruned.digest not in told and not pruned.origin:
             yield from _size(pruned, "It")
         told.add(pruned.digest)
@@ -106,6 +108,42 @@ def _speed(pages: Pages, document: Document) -> str:
             return f"{pruned} generates as fast as {dense}: {ratio} times as fast{where}."
     told = "too few samples" if found["interval"] == INSUFFICIENT else f"{ratio} times as fast"
     return f"Whether {pruned} generates faster than {dense} can't be told: {told}{where}."
+
+
+_OTHERS = {"ttft_s": "the first token", "e2e_s": "the whole answer"}
+
+
+def _other_times(document: Document) -> Iterator[str]:
+    """What the first sentence leaves out, so that one good number does not stand for all."""
+    if not document["valid"]:
+        return
+    told = []
+    for name, words in _OTHERS.items():
+        found = document[name]
+        if (
+            name == _headline(document)
+            or found["verdict"] == document[_headline(document)]["verdict"]
+        ):
+            continue
+        said = "can't be told" if found["verdict"] == "unresolved" else found["verdict"]
+        ratio = "too few samples" if found["ratio"] == INSUFFICIENT else number(found["ratio"])
+        shown = "" if found["interval"] == INSUFFICIENT else f" {interval(found['interval'])}"
+        told.append(f"{words}: {said}, {ratio}{shown}")
+    if told:
+        yield f"Not so of {'; '.join(told)}."
+
+
+def _against_third(pages: Pages, document: Document) -> Iterator[str]:
+    """A third model of equal size, where one ran beside the two."""
+    found = (document[_headline(document)].get("third") or {}).get("pruned_against_third")
+    if not (document["valid"] and document.get("third") and found):
+        return
+    pruned, third = (pages.model(document[side]).name for side in ("pruned", "third"))
+    if found["verdict"] == "unresolved":
+        yield f"Whether {pruned} is faster than {third} can't be told."
+    else:
+        shown = f"{number(found['ratio'])} {interval(found['interval'])}"
+        yield f"Against {third} it is {found['verdict']}: {shown} times as fast."
 
 
 def _headline(document: Document) -> str:
