@@ -247,10 +247,11 @@ def _protocol(document: dict[str, Any]) -> str:
         else f", {_count(settings['threads'], 'thread')}"
     )
     preset = f"preset {how['preset']}, " if how["preset"] else ""
+    compiled = "compiled" if settings["compiled"] else "not compiled"
     return (
         f"{preset}{_count(how['runs'], 'run')} of {_count(how['trials'], 'trial')}; medians with "
         f"95 % intervals over runs; {document['engine']} {settings['version']}, "
-        f"{settings['dtype']}, {'compiled' if settings['compiled'] else 'not compiled'}, {name}{threads}"
+        f"{settings['dtype']}, {compiled}, {name}{threads}"
     )
 
 

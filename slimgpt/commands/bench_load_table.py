@@ -18,16 +18,17 @@ def shown(document: Mapping[str, Any]) -> Group:
     table.add_column("load", no_wrap=True)
     for name in ("TTFT ms", "95 %", "p95", "p99", "TPOT ms", "E2E ms", "answers/s", "good/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("ok", justify="right", no_wrap=True)
-    for level in document["levels"]:
-        asked = level["requests"]
+    answered = ["{ok}/{sent}".format_map(x["requests"]) for x in document["levels"]]
+    # A narrow terminal may cut "insufficient", but no number.
+    table.add_column("ok", justify="right", no_wrap=True, min_width=max(map(len, answered)))
+    for level, ok in zip(document["levels"], answered, strict=True):
         table.add_row(
             words.named(level["offered"]),
             *_quantity(level["ttft_s"]),
             *(_ms(level[name]["median"]) for name in ("tpot_s", "e2e_s")),
             f"{level['achieved_rps']:.2f}",
             f"{level['goodput_rps']:.2f}",
-            f"{asked['ok']}/{asked['sent']}",
+            ok,
         )
     told = [_marks(words.named(x["offered"]), x) for x in document["levels"]]
     told = [line for line in (*told, _search(document), _protocol(document)) if line]

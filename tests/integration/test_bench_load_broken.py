@@ -95,7 +95,7 @@ def test_a_server_that_dies_leaves_failures_and_unmeasured_levels(load):
 @pytest.mark.slow
 def test_a_rate_beyond_the_client_is_the_clients_fault(load):
     with serving(QUICK) as url:
-        told = load(url, "--rate", "100000", "--duration", "20", "--timeout", "1")
+        told = load(url, "--rate", "100000", "--duration", "20", "--timeout", "3")
     assert told.code == 3
     assert "the client was saturated: it gave up" in told.lines[0]
     assert told.document["levels"][0]["client"]["saturated"]
