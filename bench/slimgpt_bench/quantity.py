@@ -7,8 +7,9 @@ values, since what slows one token slows its neighbours too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from slimgpt_bench.intervals import INSUFFICIENT, Interval, student_factor
 
 CONFIDENCE = 0.95
-_RESAMPLES = 2000
+_RESAMPLES, _AT_ONCE = 2000, 50
 _BINS = 1024
 _ROUNDING = 1e-6
 """Of counted values, which are whole."""
@@ -25,7 +26,11 @@ _FEWEST_GROUPS = 6
 """Groups for a bootstrap: the extremes of five hold the median with 93.75 % only."""
 _QUANTILES = {"p95": 0.95, "p99": 0.99}
 
-Counts = NDArray[np.float64]
+Counts = NDArray[np.int32]
+"""Of values, (groups, values by rank)."""
+
+Resample = Callable[[Counts], Iterator[Counts]]
+"""From the counts of the groups to those of whole resamples, some at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def of_runs(
         return _quantity(groups, None, units, interval=_student(groups))
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), [1 / len(groups)] * len(groups), size=_RESAMPLES)
-    return _quantity(groups, weights.astype(np.float64), units, level_of=len(groups))
+    return _quantity(groups, lambda counts: iter([weights @ counts]), units, level_of=len(groups))
 
 
 def of_requests(requests: Sequence[Sequence[float]], *, seed: int = 0) -> Quantity:
@@ -104,25 +109,24 @@ def of_requests(requests: Sequence[Sequence[float]], *, seed: int = 0) -> Quanti
     if n < _FEWEST_GROUPS:
         return _quantity(groups, None, n)
     length = min(math.ceil(math.sqrt(n)), n // _FEWEST_GROUPS)
-    weights = _block_weights(n, length, np.random.default_rng(seed))
-    return _quantity(groups, weights, n, level_of=n // length)
+    resample = partial(_blocks, length, np.random.default_rng(seed))
+    return _quantity(groups, resample, n, level_of=n // length)
 
 
-def _block_weights(n: int, length: int, rng: np.random.Generator) -> Counts:
-    """How often each request is in each resample: circular blocks of ``length``."""
-    blocks = -(-n // length)
-    starts = rng.integers(0, n, size=(_RESAMPLES, blocks))
-    at_start = np.zeros((_RESAMPLES, n))
-    np.add.at(at_start, (np.arange(_RESAMPLES)[:, None], starts), 1.0)
-    weights = np.zeros_like(at_start)
-    for shift in range(length):
-        weights += np.roll(at_start, shift, axis=1)
-    return weights
+def _blocks(length: int, rng: np.random.Generator, counts: Counts) -> Iterator[Counts]:
+    """Totals of resamples made of circular blocks, some at a time: memory is that of ``counts``."""
+    n = len(counts)
+    around = np.concatenate([counts, counts[: length - 1]])
+    before = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(around, axis=0, dtype=np.int32)])
+    block = before[length:] - before[:-length]
+    for _ in range(0, _RESAMPLES, _AT_ONCE):
+        starts = rng.integers(0, n, size=(_AT_ONCE, -(-n // length)))
+        yield block[starts].sum(axis=1)
 
 
 def _quantity(
     groups: list[NDArray[np.float64]],
-    weights: Counts | None,
+    resample: Resample | None,
     units: int | None,
     *,
     interval: Interval | None = None,
@@ -138,28 +142,31 @@ def _quantity(
         for k, share in _QUANTILES.items()
     }
     median = float(np.median(values)) if len(values) else math.nan
-    if weights is None:
+    if resample is None:
         return Quantity(median, percentiles, interval, len(values))
     shares = {"median": 0.5, **told}
-    ends = dict(zip(shares, _ends(groups, weights, list(shares.values()), level_of), strict=True))
+    ends = dict(zip(shares, _ends(groups, resample, list(shares.values()), level_of), strict=True))
     return Quantity(median, percentiles, ends.pop("median"), len(values), ends)
 
 
 def _ends(
-    groups: list[NDArray[np.float64]], weights: Counts, shares: list[float], level_of: int
+    groups: list[NDArray[np.float64]], resample: Resample, shares: list[float], level_of: int
 ) -> Iterator[Interval]:
     """Interval of each quantile: the quantile of every resample, and of these the tails."""
     edges, counts = _histogram(groups)
-    whole = np.cumsum(weights @ counts, axis=1)
+    found: list[list[NDArray[np.float64]]] = [[] for _ in shares]
+    for totals in resample(counts):
+        whole = np.cumsum(totals, axis=1)
+        for values, share in zip(found, shares, strict=True):
+            wanted = share * whole[:, -1:]
+            # Where the share is met exactly, half of the way to the next value, as in a median: the
+            # lower one alone would be too low each time, and whole groups often meet it exactly.
+            reached = np.argmax(whole >= wanted - _ROUNDING, axis=1)
+            passed = np.argmax(whole > wanted + _ROUNDING, axis=1)
+            values.append((edges[reached] + edges[passed]) / 2)
     tail = _expanded_tail(level_of)
-    for share in shares:
-        wanted = share * whole[:, -1:]
-        # Where the share is met exactly, half of the way to the next value, as in a median: the
-        # lower one alone would be too low each time, and whole groups often meet it exactly.
-        reached = np.argmax(whole >= wanted - _ROUNDING, axis=1)
-        passed = np.argmax(whole > wanted + _ROUNDING, axis=1)
-        found = (edges[reached] + edges[passed]) / 2
-        low, high = np.quantile(found, [tail, 1 - tail])
+    for values in found:
+        low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
         yield float(low), float(high)
 
 
@@ -168,9 +175,9 @@ def _histogram(groups: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], 
     pooled = np.unique(np.concatenate(groups))
     if len(pooled) > _BINS:
         pooled = np.unique(np.quantile(pooled, np.linspace(0, 1, _BINS), method="higher"))
-    counts = np.zeros((len(groups), len(pooled)))
+    counts = np.zeros((len(groups), len(pooled)), dtype=np.int32)
     for i, group in enumerate(groups):
-        np.add.at(counts[i], np.searchsorted(pooled, group), 1.0)
+        np.add.at(counts[i], np.searchsorted(pooled, group), 1)
     return pooled, counts
 
 

@@ -113,7 +113,8 @@ def _results(command: Callable[..., None]) -> Callable[..., None]:
             type=float,
             default=0.0,
             show_default=True,
-            help="Share of failed requests up to which a level is valid.",
+            help="Share of failed requests up to which a level is valid; --sweep and --find-rate "
+            "look for failures, and count them as misses.",
         ),
         click.option(
             "--require",

@@ -54,6 +54,10 @@ def _marks(name: str, level: Mapping[str, Any]) -> str:
     if share:
         low, high = share["interval"]
         marks.append(f"SLO met by {share['value']:.1%} ({low:.1%} to {high:.1%})")
+    requests = level["requests"]
+    if requests["failed"]:
+        kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(requests["failed"].items()))
+        marks.append(f"{requests['sent'] - requests['ok']} of {requests['sent']} failed ({kinds})")
     marks += ["saturated"] if level["saturated"] else []
     marks += [] if level["valid"] else ["invalid"]
     return f"{name}: {', '.join(marks)}" if marks else ""

@@ -185,7 +185,7 @@ def test_no_answer_is_no_measurement_whatever_is_accepted():
     level = make_level({"rate_rps": 10.0}, run_of(records, 5.0), options, accept_errors=1.0)
     told = level.to_json()
     assert not told["valid"]
-    assert "none of 50 requests succeeded (no_tokens 50)" in told["problems"][0]
+    assert "none of 50 requests succeeded (no_tokens 50: nothing came)" in told["problems"][0]
     assert told["ttft_s"]["median"] == "insufficient"
     assert told["failures"] == [
         {"class": "no_tokens", "status": None, "count": 50, "example": "nothing came"}

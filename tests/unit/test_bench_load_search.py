@@ -14,7 +14,7 @@ import pytest
 
 from slimgpt.errors import Unresolved
 from slimgpt_bench.load.client_state import ClientState, judge_client
-from slimgpt_bench.load.document import Plan, document
+from slimgpt_bench.load.document import Plan, _met_above, document
 from slimgpt_bench.load.level import Level, make_level
 from slimgpt_bench.load.options import LoadOptions
 from slimgpt_bench.load.search import RESOLUTION, Found, Search, fewest_requests, judge
@@ -209,8 +209,29 @@ def test_the_saturation_is_where_more_places_bring_no_more():
 
     found = asyncio.run(find_saturation(measure))
     assert found.rate_rps == pytest.approx(80)
-    assert [x["concurrency"] for x in found.probes] == [1, 2, 4, 8, 16]
+    assert [x["concurrency"] for x in found.probes] == [1, 2, 4, 8, 16, 32]
     assert found.rates() == [20, 40, 60, 72, 80, 88]
+
+
+def test_one_slow_probe_does_not_end_the_search_for_the_saturation():
+    async def measure(places: int, requests: int) -> Level:
+        each = 0.1 * max(1, places / 8) * (4 if places == 2 else 1)
+        records = [record(i, i / places * each, each / 2, each) for i in range(requests)]
+        options = LoadOptions(sweep=True)
+        run = run_of(records, requests / places * each)
+        return make_level({"concurrency": places}, run, options, accept_errors=1.0)
+
+    assert asyncio.run(find_saturation(measure)).rate_rps == pytest.approx(80)
+
+
+def test_a_higher_rate_that_met_the_slo_makes_a_found_rate_doubtful():
+    search = {
+        "rate_rps": 62.0,
+        "probes": [{"rate_rps": 88.0, "verdict": "met"}, {"rate_rps": 68.0}],
+    }
+    [problem] = _met_above(search)
+    assert "88 requests a second met the SLO and a lower rate did not" in problem
+    assert _met_above({**search, "rate_rps": 88.0}) == []
 
 
 def test_a_server_that_answers_nothing_has_no_saturation():

@@ -145,10 +145,25 @@ def _not_found(plan: Plan) -> list[str]:
     if not search or search["kind"] != "slo":
         return []
     if search["rate_rps"] is not None:
-        return _open_ended(search)
+        return _open_ended(search) + _met_above(search)
     return [
         f"--find-rate found no rate that meets the SLO: {search['why']}; at best "
         f"{search['best_attainment']:.1%} of the requests met every bound"
+    ]
+
+
+def _met_above(search: Mapping[str, Any]) -> list[str]:
+    """A server does not get faster with more to do: the machine changed while it was searched."""
+    rates = [
+        x["rate_rps"]
+        for x in search["probes"]
+        if x.get("verdict") == "met" and x.get("rate_rps", 0) > search["rate_rps"]
+    ]
+    if not rates:
+        return []
+    return [
+        f"--find-rate: {max(rates):g} requests a second met the SLO and a lower rate did not, so "
+        "that something else slowed the server meanwhile: measure again when it has no other work"
     ]
 
 

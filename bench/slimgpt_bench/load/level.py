@@ -90,7 +90,9 @@ class Level:
         return found
 
     def _failed_words(self) -> str:
-        return ", ".join(f"{kind} {n}" for kind, n in sorted(self.failed.items()))
+        kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.failed.items()))
+        example = next((x["example"] for x in self.failures if x["example"]), "")
+        return f"{kinds}: {example}" if example else kinds
 
     def to_json(self) -> dict[str, Any]:
         """An element of ``levels``."""

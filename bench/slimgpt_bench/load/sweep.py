@@ -14,6 +14,8 @@ SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
 LEAST_GAIN = 1.05
 """More places that bring less are no gain."""
 MOST_PLACES = 256
+_FLAT = 2
+"""Doublings in a row without gain that end the search: one short probe may be slow by chance."""
 _ROUNDS = 6
 _FEWEST = 12
 _STARVED_TRIES = 3
@@ -56,7 +58,7 @@ async def find_saturation(measure: Closed) -> Saturation:
     Raises:
         Unresolved: no request was answered.
     """
-    found, places = Saturation(), 1
+    found, places, flat = Saturation(), 1, 0
     while places <= MOST_PLACES:
         level = await _probed(measure, places, found)
         best = found.rate_rps
@@ -66,7 +68,8 @@ async def find_saturation(measure: Closed) -> Saturation:
         elif level.client.saturated:
             who = "other processes kept the client from running" if level.client.starved else ""
             found.why = f"{who or 'the client was saturated'} with {places} requests at a time"
-        if found.why or level.rates.answers < LEAST_GAIN * best:
+        flat = flat + 1 if level.rates.answers < LEAST_GAIN * best else 0
+        if found.why or flat == _FLAT:
             break
         places *= 2
     if not found.rate_rps:
