@@ -221,5 +221,5 @@ def _protocol(document: Mapping[str, Any]) -> str:
         f"{how['rounds']} rounds of {' '.join(how['order'])}, each a fresh process with "
         f"{how['trials']} trials; ratio = dense time / pruned time, above 1 is faster; "
         f"{document['engine']} {settings['version']}, {settings['dtype']}, {name}, "
-        f"{settings['threads']} threads"
+        f"{settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
     )
