@@ -26,6 +26,8 @@ _NAMES = {
     "pss_bytes": "PSS",
     "high_water_bytes": "high-water mark",
     "baseline_bytes": "PSS before the model",
+    "anonymous_bytes": "of the PSS, pages of no file",
+    "baseline_anonymous_bytes": "of the PSS before the model, pages of no file",
 }
 _SIDES = ("dense", "pruned", "third")
 
