@@ -53,7 +53,8 @@ def main(
     _step(here, out / "quality", ["bench", "quality", models[False, "dense"], *pruned, *text])
     runs = [str(x) for x in sorted(out.iterdir()) if (x / "result.json").is_file()]
     page = str(out / "report.html")
-    _run(here, ["report", *runs, *pruned, "--to", page, "--overwrite"])
+    exports = [models[True, name] for name in RATIOS]
+    _run(here, ["report", *runs, *pruned, *exports, "--to", page, "--overwrite"])
 
 
 def _engines(
