@@ -8,8 +8,14 @@ from typing import Any
 
 import click
 
-from slimgpt.commands.bench_latency import whole_numbers
 from slimgpt.commands.console import Console, common, device_options, seed_option
+from slimgpt.commands.measuring import (
+    compiled_and_threads,
+    engine_and_cells,
+    latency_options,
+    save_option,
+    trials_and_warmup,
+)
 
 _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
 
@@ -17,32 +23,7 @@ _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
 @click.command()
 @click.argument("dense")
 @click.argument("out")
-@click.option(
-    "--engine",
-    type=click.Choice(["transformers", "onnx", "vllm"]),
-    help="What runs both models.  [default: onnx for ONNX exports, else transformers]",
-)
-@click.option(
-    "--batch",
-    callback=whole_numbers,
-    multiple=True,
-    default=("1",),
-    help="Sequences that run together; several, like 1,8, are compared each.  [default: 1]",
-)
-@click.option(
-    "--prompt",
-    callback=whole_numbers,
-    multiple=True,
-    default=("128",),
-    help="Tokens of each prompt, random ones; several likewise.  [default: 128]",
-)
-@click.option(
-    "--output",
-    callback=whole_numbers,
-    multiple=True,
-    default=("64",),
-    help="Tokens of each answer, all of them generated; several likewise.  [default: 64]",
-)
+@engine_and_cells
 @click.option(
     "--rounds",
     type=int,
@@ -50,14 +31,7 @@ _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
     show_default=True,
     help="Rounds of DENSE OUT OUT DENSE, each run a fresh process; an interval needs three.",
 )
-@click.option("--trials", type=int, default=10, show_default=True, help="Of each setting and run.")
-@click.option(
-    "--warmup",
-    type=int,
-    default=3,
-    show_default=True,
-    help="Trials before those that count: at least so many, and more until they agree.",
-)
+@trials_and_warmup
 @click.option("--third", help="Another model of the same tokenizer, run in the same rounds.")
 @click.option(
     "--depth",
@@ -77,23 +51,13 @@ _QUANTITIES = ("ttft_s", "tpot_s", "e2e_s", "prefill_s")
     type=click.Choice(_QUANTITIES),
     help="Whose ratio --require-speedup is held against, of the first setting.  [default: e2e_s]",
 )
-@click.option(
-    "--compile/--eager",
-    "compiled",
-    default=None,
-    help="With torch.compile (vLLM: and CUDA graphs), or without.  [default: vLLM on a GPU alone]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="On a CPU.  [default: the engine's]")
+@compiled_and_threads
 @click.option(
     "--roofline/--no-roofline",
     default=True,
     help="Set the ratios beside what widths and this machine allow at best.  [default: roofline]",
 )
-@click.option(
-    "--save",
-    type=click.Path(path_type=Path),
-    help="Keep the result there, with the raw times: a directory that does not exist.",
-)
+@save_option
 @seed_option
 @device_options
 @common
@@ -134,16 +98,9 @@ def _asked(job: Any, third: str | None, options: dict[str, Any]) -> Any:
     from slimgpt.checkpoint.locate import locate
 
     latency: Any = importlib.import_module("slimgpt_bench.latency.job")
-    cells: Any = importlib.import_module("slimgpt_bench.latency.cells")
     latency.require_numbers(1, options["trials"], options["warmup"])
-    runs = cells.LatencyOptions(
-        options["engine"] or "auto",
-        cells.make_cells(options["batch"], options["prompt"], options["output"]),
-        **{k: options[k] for k in ("trials", "warmup", "device", "dtype", "threads", "compiled")},
-        seed=options["seed"],
-    )
     return job.CompareOptions(
-        runs,
+        latency_options(options),
         options["rounds"],
         None if third is None else locate(third),
         options["by_depth"],

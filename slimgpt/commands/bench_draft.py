@@ -13,22 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimgpt.commands.console import Console, common, device_options, seed_option
-from slimgpt.errors import UsageError
-
-
-def _whole_numbers(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[int, ...]:
-    """``4``, or several as ``2,4,6``; each once."""
-    found: list[int] = []
-    for value in values:
-        try:
-            found += [int(part) for part in value.split(",")]
-        except ValueError:
-            raise UsageError(
-                f"--draft-tokens {value}: give whole numbers with commas between, like 2,4,6"
-            ) from None
-    return tuple(dict.fromkeys(found))
+from slimgpt.commands.measuring import whole_numbers
 
 
 @click.command()
@@ -47,7 +32,7 @@ def _whole_numbers(
 )
 @click.option(
     "--draft-tokens",
-    callback=_whole_numbers,
+    callback=whole_numbers,
     multiple=True,
     default=("4",),
     show_default="4",

@@ -13,6 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from slimgpt.commands.console import Console, common, device_options, seed_option
+from slimgpt.commands.measuring import (
+    compiled_and_threads,
+    engine_and_cells,
+    latency_options,
+    save_option,
+    trials_and_warmup,
+)
 from slimgpt.errors import UsageError
 
 _WHOLE = 999.5
@@ -21,49 +28,9 @@ _WHOLE = 999.5
 _PRESET_SETS = ("batch", "prompt", "output", "runs", "trials")
 
 
-def whole_numbers(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[int, ...]:
-    """``8``, or several as ``1,8``; each once."""
-    found: list[int] = []
-    for value in values:
-        try:
-            found += [int(part) for part in value.split(",")]
-        except ValueError:
-            raise UsageError(
-                f"--{param.name} {value}: give whole numbers with commas between, like 1,8"
-            ) from None
-    return tuple(dict.fromkeys(found))
-
-
 @click.command()
 @click.argument("model", metavar="OUT")
-@click.option(
-    "--engine",
-    type=click.Choice(["transformers", "onnx", "vllm"]),
-    help="What runs the model.  [default: onnx for an ONNX export, else transformers]",
-)
-@click.option(
-    "--batch",
-    callback=whole_numbers,
-    multiple=True,
-    default=("1",),
-    help="Sequences that run together; several, like 1,8, are measured each.  [default: 1]",
-)
-@click.option(
-    "--prompt",
-    callback=whole_numbers,
-    multiple=True,
-    default=("128",),
-    help="Tokens of each prompt, random ones; several likewise.  [default: 128]",
-)
-@click.option(
-    "--output",
-    callback=whole_numbers,
-    multiple=True,
-    default=("64",),
-    help="Tokens of each answer, all of them generated; several likewise.  [default: 64]",
-)
+@engine_and_cells
 @click.option(
     "--runs",
     type=int,
@@ -71,31 +38,14 @@ def whole_numbers(
     show_default=True,
     help="Fresh processes; an interval needs three, a bootstrap of them six.",
 )
-@click.option("--trials", type=int, default=10, show_default=True, help="Of each setting and run.")
-@click.option(
-    "--warmup",
-    type=int,
-    default=3,
-    show_default=True,
-    help="Trials before those that count: at least so many, and more until they agree.",
-)
+@trials_and_warmup
 @click.option(
     "--preset",
     type=click.Choice(["paper"]),
     help="SlimGPT's own table: one text of up to 512 tokens, 50 trials (10 in each of 5 runs).",
 )
-@click.option(
-    "--compile/--eager",
-    "compiled",
-    default=None,
-    help="With torch.compile (vLLM: and CUDA graphs), or without.  [default: vLLM on a GPU alone]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="On a CPU.  [default: the engine's]")
-@click.option(
-    "--save",
-    type=click.Path(path_type=Path),
-    help="Keep the result there, with the raw times: a directory that does not exist.",
-)
+@compiled_and_threads
+@save_option
 @seed_option
 @device_options
 @common
@@ -123,14 +73,8 @@ def latency(console: Console, model: str, save: Path | None, **options: Any) -> 
 
 def _asked(job: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     """The job's options, from the command's."""
-    cells: Any = importlib.import_module("slimgpt_bench.latency.cells")
     job.require_numbers(options["runs"], options["trials"], options["warmup"])
-    asked = cells.LatencyOptions(
-        options["engine"] or "auto",
-        cells.make_cells(options["batch"], options["prompt"], options["output"]),
-        **{k: options[k] for k in ("trials", "warmup", "device", "dtype", "threads", "compiled")},
-        seed=options["seed"],
-    )
+    asked = latency_options(options)
     if options["preset"] is None:
         return asked, job.Protocol(options["runs"])
     _require_unset(options["preset"])

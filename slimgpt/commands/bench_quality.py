@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from slimgpt.commands.console import Console, common, device_options, seed_option
+from slimgpt.commands.measuring import save_option
 from slimgpt.errors import Unresolved
 
 _PATH = click.Path(path_type=Path)
@@ -36,7 +37,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="As in slimgpt evaluate.",
 )
-@click.option("--save", type=_PATH, help="A new directory for the result; slimgpt report reads it.")
+@save_option
 @seed_option
 @device_options
 @common

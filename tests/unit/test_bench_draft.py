@@ -73,7 +73,7 @@ def test_numbers_that_cannot_be_are_refused(change, says):
 def test_draft_tokens_that_are_no_numbers_are_one_line(capsys):
     assert run(["bench", "draft", "a", "b", "--draft-tokens", "2,x"]) == 2
     assert capsys.readouterr().err == (
-        "slimgpt: --draft-tokens 2,x: give whole numbers with commas between, like 2,4,6\n"
+        "slimgpt: --draft-tokens 2,x: give whole numbers with commas between, like 1,8\n"
     )
 
 
