@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from slimgpt.errors import UsageError
 from slimgpt_bench.quantity import CONFIDENCE
+from slimgpt_bench.settings_file import read_settings
 
-_LARGEST_FILE = 2**20
 OBJECTIVES = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Part = Annotated[float, Field(gt=0, lt=1)]
@@ -110,47 +108,8 @@ def read_slo(path: Path) -> Slo:
     Raises:
         UsageError: it is not there, or not what it should be; every problem on a line of its own.
     """
-    try:
-        size = path.stat().st_size
-        text = path.read_text("utf-8") if size <= _LARGEST_FILE else ""
-    except (OSError, UnicodeError) as reason:
-        raise UsageError(f"--slo {path} can't be read: {reason}") from None
-    if size > _LARGEST_FILE:
-        raise UsageError(f"--slo {path} has {size:,} bytes: an SLO file has a few lines")
-    try:
-        told = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as reason:
-        raise UsageError(f"--slo {path} is no YAML: {' '.join(str(reason).split())}") from None
-    return slo_of(told, f"--slo {path}")
-
-
-def slo_of(told: Any, origin: str) -> Slo:
-    """The SLO that a document tells.
-
-    Args:
-        told: as an SLO file has it.
-        origin: for messages.
-
-    Raises:
-        UsageError: it is not what it should be.
-    """
-    if not isinstance(told, dict):
-        raise UsageError(f"{origin} is no mapping with schema, objectives and attainment")
-    try:
-        file = _SloFile.model_validate(told)
-    except ValidationError as error:
-        lines = [_problem(origin, detail) for detail in error.errors()]
-        problem = UsageError("; ".join(lines))
-        problem.problems = tuple(lines)
-        raise problem from None
+    file = read_settings(path, _SloFile, "--slo")
     bounds = {name: getattr(file.objectives, name) for name in OBJECTIVES}
     whole = {**bounds, "attainment": file.attainment, "confidence": file.confidence}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
     return Slo(**whole, digest=digest)
-
-
-def _problem(origin: str, detail: Any) -> str:
-    key = ".".join(str(x) for x in detail["loc"])
-    given = detail.get("input")
-    shown = "" if isinstance(given, dict) else f", not {given!r:.80}"
-    return f"{origin}: {key}: {detail['msg'].removeprefix('Value error, ')}{shown}"

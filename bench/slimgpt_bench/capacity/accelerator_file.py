@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from slimgpt_bench.accelerators import GIB, TERA, Accelerator
-from slimgpt_bench.capacity.settings_file import read_settings
+from slimgpt_bench.settings_file import read_settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "float16", "bfloat16", "float8"]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimgpt.errors import UsageError
-from slimgpt_bench.capacity.settings_file import read_settings
+from slimgpt_bench.settings_file import read_settings
 
 _Rate = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 _Hour = Annotated[float, Field(ge=0, le=24)]
