@@ -62,7 +62,11 @@ def document(ended: Ended) -> dict[str, Any]:
     assert ended.code in VALID, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     assert found["valid"] == (ended.code == 0)
-    assert found["problems"] == [text for cell in found["cells"] for text in cell["problems"]]
+    of_cells = [text for cell in found["cells"] for text in cell["problems"]]
+    notes = found["problems"][len(of_cells) :]
+    assert found["problems"][: len(of_cells)] == of_cells
+    # A busy machine may cut a warm-up off: that is told, and no fault of the times.
+    assert all("the warm-up ended before its trials agreed" in text for text in notes)
     return found
 
 
