@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import click
@@ -45,6 +48,7 @@ SUMMARIES = {
     "generate": "One completion, for the eye.",
     "demo": "The main job on the embedded model, offline.",
 }
+_AGAIN_S = 0.01
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """As shells call what SIGINT and SIGPIPE end; 1 would say that a gate was missed."""
 
@@ -126,6 +130,26 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def keep_interrupts() -> None:
+    """Gives a Ctrl-C once more that came while an object was deleted, where Python drops it.
+
+    Importing transformers deletes thousands of objects of the package regex, each with a __del__.
+    """
+    usual = sys.unraisablehook
+
+    def look(dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            # Not at once, which would be within this very hook, where it is dropped again.
+            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            usual(dropped)
+
+    sys.unraisablehook = look
+
+
 def main() -> None:
     """Entry point of the console script."""
+    keep_interrupts()
     sys.exit(run())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import click
 import pytest
 import torch
@@ -45,3 +48,25 @@ def test_a_name_that_is_no_utf8_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(cli.cli, "main", lambda **_: "\udcff".encode())
     assert cli.run(["plan"]) == 2
     assert capsys.readouterr().err.startswith("slimgpt: a name or a text is no UTF-8")
+
+
+def test_an_interrupt_while_an_object_is_deleted_is_not_lost():
+    script = """
+import signal, sys, time
+from slimgpt.cli import keep_interrupts
+keep_interrupts()
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    for _ in range(3):
+        Dying()
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=15
+    )
+    assert (done.returncode, done.stderr) == (130, "")
